@@ -1,0 +1,87 @@
+"""The command group, the exit codes, and the one place where errors are printed."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from types import FrameType
+
+import click
+
+from packager.errors import INTERRUPTED, TERMINATED, PackagerError, PlanRefused
+
+COMMANDS = ("demo", "build", "plan", "merge", "quantize", "template", "modelfile", "register", "verify", "chat")
+HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class _Commands(click.Group):
+    """Commands in the order a user meets them, each imported only when it is named or listed."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"packager.commands.{cmd_name}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+
+@click.group(cls=_Commands, context_settings=HELP)
+@click.version_option(package_name="ollama-packager", prog_name="packager")
+def packager() -> None:
+    """Turn a base model and a LoRA fine-tune into an Ollama model, and prove that it answers as it did in training.
+
+    \b
+    Start here:
+      packager demo                          everything, on a small real model made on the spot
+      packager plan  BASE ADAPTER -o DIR     what a build would do, and every problem it would meet
+      packager build BASE ADAPTER -o DIR --name NAME
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and leave the process with the documented exit code."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        result = packager.main(args=arguments, standalone_mode=False)
+    except PlanRefused as error:
+        for problem in error.problems:
+            _show(problem.message, problem.hint)
+        sys.exit(error.exit_code)
+    except PackagerError as error:
+        _show(error.message, error.hint)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        _show(error.format_message(), _usage_hint(error))
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        _show("interrupted", "Run the same command again to continue.")
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception as error:  # noqa: BLE001  # the one place that turns a bug of ours into a report
+        from packager.bug_report import write_bug_report
+
+        report = write_bug_report(error)
+        _show(f"packager has a bug: {type(error).__name__}: {error}", f"Please report it, with the file {report}.")
+        sys.exit(1)
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+def _show(message: str, hint: str) -> None:
+    click.echo(click.style("error: ", fg="red", bold=True) + " ".join(message.split()), err=True)
+    if hint:
+        click.echo(click.style("hint: ", fg="cyan") + hint, err=True)
+
+
+def _usage_hint(error: click.ClickException) -> str:
+    context = getattr(error, "ctx", None)
+    return f"{context.command_path} --help" if context is not None else "packager --help"
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    sys.exit(TERMINATED)

@@ -1,0 +1,133 @@
+"""Frozen dataclasses to JSON and back.
+
+The law: `decode(type(value), encode(value)) == value` for every value made of dataclasses, enums, paths, tuples, strings,
+numbers, booleans, None and unions of them. This is the only module of the project that handles untyped JSON values freely.
+
+Unlike `dataclasses.asdict`, this restores the types, and refuses unknown and missing fields by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar
+
+from packager.errors import InputInvalid
+
+T = TypeVar("T")
+Json = Any
+
+
+def encode(value: object) -> Json:
+    """Give the JSON form of a value: dataclasses as objects, tuples as arrays, enums as their value, paths as text."""
+    if isinstance(value, Enum):
+        return value.value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple | list):
+        return [encode(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"no JSON form for {type(value).__name__}")
+
+
+def decode(kind: type[T], data: Json, *, where: str = "value") -> T:
+    """Rebuild a value of `kind` from its JSON form.
+
+    Args:
+        kind: A dataclass, or any type `encode` takes.
+        data: What `json.loads` gave.
+        where: What to call the value in an error, best a file name.
+
+    Raises:
+        InputInvalid: A field is missing, unknown, or of another type; the message names it.
+    """
+    return typing.cast(T, _decode(kind, data, where))
+
+
+def canonical_json(value: object) -> str:
+    """Give the one JSON text of a value: sorted keys, no blanks, ASCII. Two equal values give the same bytes."""
+    return json.dumps(encode(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def pretty_json(value: object) -> str:
+    """Give the JSON text of a value for files that people read: fields in their written order, two blanks, newline."""
+    return json.dumps(encode(value), indent=2, ensure_ascii=False) + "\n"
+
+
+def digest(value: object) -> str:
+    """Give the sha256, 64 hex digits, of a value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def _decode(kind: Any, data: Json, where: str) -> Any:
+    origin = typing.get_origin(kind)
+    if origin in (typing.Union, types.UnionType):
+        return _decode_union(typing.get_args(kind), data, where)
+    if origin is tuple:
+        item = typing.get_args(kind)[0]
+        if not isinstance(data, list):
+            raise InputInvalid(f"{where}: expected a list, found {type(data).__name__}")
+        return tuple(_decode(item, entry, f"{where}[{index}]") for index, entry in enumerate(data))
+    if origin is typing.Literal:
+        if data in typing.get_args(kind):
+            return data
+        raise InputInvalid(f"{where}: expected one of {typing.get_args(kind)}, found {data!r}")
+    if dataclasses.is_dataclass(kind):
+        return _decode_dataclass(kind, data, where)
+    return _decode_scalar(kind, data, where)
+
+
+def _decode_union(options: tuple[Any, ...], data: Json, where: str) -> Any:
+    if data is None and types.NoneType in options:
+        return None
+    failures = []
+    for option in options:
+        if option is types.NoneType:
+            continue
+        try:
+            return _decode(option, data, where)
+        except InputInvalid as error:
+            failures.append(error.message)
+    raise InputInvalid(failures[0] if failures else f"{where}: expected nothing, found {data!r}")
+
+
+def _decode_dataclass(kind: Any, data: Json, where: str) -> Any:
+    if not isinstance(data, dict):
+        raise InputInvalid(f"{where}: expected an object, found {type(data).__name__}")
+    hints = typing.get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    unknown = sorted(set(data) - set(fields))
+    if unknown:
+        raise InputInvalid(f"{where}: unknown field {unknown[0]!r}")
+    values = {}
+    for name, field in fields.items():
+        if name in data:
+            values[name] = _decode(hints[name], data[name], f"{where}.{name}")
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise InputInvalid(f"{where}: missing field {name!r}")
+    return kind(**values)
+
+
+def _decode_scalar(kind: Any, data: Json, where: str) -> Any:
+    if kind is Path and isinstance(data, str):
+        return Path(data)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        try:
+            return kind(data)
+        except ValueError:
+            choices = ", ".join(str(member.value) for member in kind)
+            raise InputInvalid(f"{where}: expected one of {choices}, found {data!r}") from None
+    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+        return float(data)
+    if isinstance(kind, type) and isinstance(data, kind) and (kind is bool or not isinstance(data, bool)):
+        return data
+    expected = getattr(kind, "__name__", str(kind))
+    raise InputInvalid(f"{where}: expected {expected}, found {data!r}")

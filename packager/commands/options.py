@@ -1,0 +1,102 @@
+"""Arguments and options that several commands share, and the types that read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from packager.artifacts import Quant
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class QuantList(click.ParamType):
+    """`f16,q8_0,q4_k_m` as a tuple of quants, in the order of the enum, each once."""
+
+    name = "QUANT,..."
+
+    def convert(
+        self, value: str | tuple[Quant, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Quant, ...]:
+        if isinstance(value, tuple):
+            return value
+        chosen = set()
+        for word in value.split(","):
+            try:
+                chosen.add(Quant(word.strip().lower()))
+            except ValueError:
+                self.fail(f"{word.strip()!r} is not one of {', '.join(Quant)}", param, ctx)
+        return tuple(quant for quant in Quant if quant in chosen)
+
+
+def base(function: F) -> F:
+    """BASE: the Hugging Face folder that was fine-tuned."""
+    return click.argument("base", type=click.Path(path_type=Path))(function)
+
+
+def adapter(function: F) -> F:
+    """ADAPTER: the PEFT folder; absent for a full fine-tune."""
+    return click.argument("adapter", required=False, type=click.Path(path_type=Path))(function)
+
+
+def output(function: F) -> F:
+    """-o DIR: where results appear."""
+    return click.option(
+        "-o", "--output", metavar="DIR", required=True, type=click.Path(path_type=Path), help="Folder for the results."
+    )(function)
+
+
+def quants(function: F) -> F:
+    """--quant f16,q8_0,q4_k_m."""
+    return click.option(
+        "--quant",
+        "quants",
+        type=QuantList(),
+        default=",".join(Quant),
+        show_default=True,
+        help="Weight types to write, separated by commas.",
+    )(function)
+
+
+def name(function: F) -> F:
+    """--name NAME, optional."""
+    return click.option("--name", metavar="NAME", help="Name in Ollama; each quant becomes NAME:QUANT.")(function)
+
+
+def template(function: F) -> F:
+    """--template FILE."""
+    return click.option(
+        "--template",
+        "template_file",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="Chat template (Jinja) that the model was trained with; by default the adapter's, else the base's.",
+    )(function)
+
+
+def llama_cpp(function: F) -> F:
+    """--llama-cpp DIR."""
+    return click.option(
+        "--llama-cpp",
+        metavar="DIR",
+        type=click.Path(path_type=Path),
+        help="A llama.cpp source tree to take the converter from; by default the one of the installed llama-cpp-python.",
+    )(function)
+
+
+def replace(function: F) -> F:
+    """--replace."""
+    return click.option("--replace", is_flag=True, help="Replace models of the same name in Ollama.")(function)
+
+
+def quiet(function: F) -> F:
+    """-q: no progress."""
+    return click.option("-q", "--quiet", is_flag=True, help="Show results and problems only.")(function)
+
+
+def as_json(function: F) -> F:
+    """--json: the result as one JSON document on stdout."""
+    return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(function)

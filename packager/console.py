@@ -1,0 +1,160 @@
+"""Events, plans and verdicts as people read them: bars on a terminal, plain lines elsewhere, JSON when asked for.
+
+Results go to stdout, everything else to stderr. NO_COLOR and CI are respected by rich.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+from rich.console import Console as Terminal
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from packager.artifacts import Check, Outcome, Verdict
+from packager.codec import pretty_json
+from packager.events import Advanced, Event, Noted, StageFinished, StageStarted
+from packager.plan import PlanSummary
+
+_MARKS = {Outcome.PASSED: "[green]ok[/]", Outcome.FAILED: "[red]differs[/]", Outcome.NOT_CHECKED: "[yellow]not checked[/]"}
+
+
+class Console:
+    """Where a command shows things; a context manager, because a progress bar must be closed.
+
+    Args:
+        quiet: Show results and warnings only.
+        as_json: `result` prints JSON; implies no other text on stdout.
+    """
+
+    def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
+        self._quiet = quiet
+        self._as_json = as_json
+        self._out = Terminal(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
+        self._err = Terminal(file=sys.stderr, highlight=False, soft_wrap=not sys.stderr.isatty())
+        self._bars = Progress(
+            TextColumn("  {task.description:<12}"),
+            BarColumn(bar_width=28),
+            TextColumn("{task.fields[amount]}"),
+            TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[detail]}[/]"),
+            console=self._err,
+            transient=True,
+            disable=quiet or not self._err.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Console:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def emit(self, event: Event) -> None:
+        """Show one event of a running stage."""
+        match event:
+            case StageStarted():
+                self.note(f"{event.stage}: {event.title}")
+            case Advanced():
+                self._advance(event)
+            case Noted():
+                style = "yellow" if event.warning else "dim"
+                if event.warning or not self._quiet:
+                    self._err.print(f"  [{style}]{escape(event.text)}[/]")
+            case StageFinished():
+                self._drop(event.stage)
+                how = "done before, still valid" if event.reused else f"{event.seconds:.1f} s"
+                self.note(f"{event.stage}: [dim]{how}[/]")
+
+    def note(self, markup: str) -> None:
+        """Show one line of progress on stderr, unless quiet."""
+        if not self._quiet:
+            self._err.print(markup)
+
+    def line(self, text: str = "") -> None:
+        """Show one line of the result on stdout, unless the result is JSON."""
+        if not self._as_json:
+            self._out.print(escape(text))
+
+    def result(self, value: object) -> None:
+        """Show the result as JSON on stdout, when JSON was asked for."""
+        if self._as_json:
+            sys.stdout.write(pretty_json(value))
+            sys.stdout.flush()
+
+    def plan(self, summary: PlanSummary) -> None:
+        """Show what a build would do."""
+        if self._as_json:
+            self.result(summary)
+            return
+        rows = [("base", f"{summary.base} ({summary.architecture})")]
+        if summary.adapter:
+            rows.append(("adapter", f"{summary.adapter}, {summary.updates} updated tensors"))
+        rows.append(("template", f"{summary.template}; stops: {' '.join(summary.stops) or 'none'}"))
+        rows += [("output", f"{file.name}  {size(file.size_bytes)}") for file in summary.files]
+        rows.append(("disk", f"{size(summary.peak_disk_bytes)} of {size(summary.free_disk_bytes)} free"))
+        rows.append(("memory", f"{size(summary.peak_memory_bytes)} at most, while weights are written"))
+        rows.append(("Ollama", ", ".join(summary.names) or "nothing is registered"))
+        rows += [("note", note) for note in summary.notes]
+        for label, text in rows:
+            self.line(f"{label:>9}  {text}")
+
+    def verdict(self, verdict: Verdict) -> None:
+        """Show every check, then one sentence."""
+        if self._as_json:
+            return
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for title in ("subject", "engine", "check", "", "figures"):
+            table.add_column(title, no_wrap=title in ("subject", "engine"), overflow="fold")
+        for check in verdict.checks:
+            table.add_row(check.subject, check.engine, check.name, _MARKS[check.outcome], escape(check.detail))
+        self._out.print(table)
+        self._out.print(sentence(verdict))
+
+    def _advance(self, event: Advanced) -> None:
+        key = event.stage
+        if key not in self._tasks:
+            self._tasks[key] = self._bars.add_task(key, total=event.total, amount="", detail="")
+        done, total = (size(event.done), size(event.total)) if event.unit == "B" else (str(event.done), str(event.total))
+        self._bars.update(
+            self._tasks[key],
+            completed=event.done,
+            total=event.total,
+            amount=f"{done}/{total}",
+            detail=escape(event.detail),
+        )
+
+    def _drop(self, stage: str) -> None:
+        if stage in self._tasks:
+            self._bars.remove_task(self._tasks.pop(stage))
+
+
+def size(count: int) -> str:
+    """Give a byte count as people read it, in powers of 1000: `269 MB`."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if value >= 100 or unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def sentence(verdict: Verdict) -> str:
+    """Give a verdict in one line of markup; what was not checked is counted in it, never silently passed."""
+    failed = [check for check in verdict.checks if check.outcome is Outcome.FAILED]
+    skipped = sum(check.outcome is Outcome.NOT_CHECKED for check in verdict.checks)
+    tail = f", {skipped} not checked" if skipped else ""
+    if failed:
+        first: Check = failed[0]
+        return f"[bold red]verdict: differs from the reference[/] ({len(failed)} failed{tail}); first: " + escape(
+            f"{first.subject}, {first.engine}, {first.name}: {first.detail}"
+        )
+    if not verdict.passed:
+        return "[bold yellow]verdict: not checked[/]"
+    passed = sum(check.outcome is Outcome.PASSED for check in verdict.checks)
+    return f"[bold green]verdict: as the reference[/] ({passed} checks passed{tail})"

@@ -1,0 +1,1 @@
+"""Bytes to values and back; no process and no socket."""

@@ -1,0 +1,1 @@
+"""Comparing an engine with the reference: prompts, token ids, distributions, answers."""

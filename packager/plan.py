@@ -1,0 +1,222 @@
+"""What a build would do: reads everything, decides everything, lists every problem at once, writes nothing."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from packager.artifacts import Adapter, Checkpoint, Quant
+from packager.errors import InputInvalid, NoSpace, PackagerError, PlanRefused, Unsupported, Usage
+from packager.formats.adapter import read_adapter
+from packager.formats.checkpoint import read_checkpoint
+from packager.formats.model_name import ModelName
+from packager.sources.llama_cpp_tree import LlamaCppTree, cached_tree
+from packager.stages.templates import TemplateResult, TemplatesJob, make_template
+from packager.stages.weights import estimate, peak_memory_bytes, supported_architecture
+
+T = TypeVar("T")
+_SMALL_FILES_BYTES = 4 << 20  # template, Modelfile, report, receipts
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildRequest:
+    """What the user asked for, as typed. `adapter` is None for a full fine-tune, `name` None to register nothing."""
+
+    base: Path
+    adapter: Path | None
+    output: Path
+    quants: tuple[Quant, ...]
+    name: str | None = None
+    template_file: Path | None = None
+    llama_cpp: Path | None = None
+    register: bool = True
+    verify: bool = True
+    replace: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedFile:
+    """A file a build would write, with its expected size."""
+
+    name: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSummary:
+    """A plan without the tensor lists: what `packager plan` prints.
+
+    Attributes:
+        files: The GGUF files, sizes within 5 %.
+        peak_disk_bytes: Most that the build folder grows by while building.
+        free_disk_bytes: What the disk of the build folder has now.
+        peak_memory_bytes: Most memory the weights pass takes, imports included.
+        template: Where the chat template comes from.
+        stops: Text that ends an answer.
+        names: What would be registered in Ollama.
+        notes: What the user may want to know before starting.
+    """
+
+    base: str
+    architecture: str
+    adapter: str | None
+    updates: int
+    files: tuple[PlannedFile, ...]
+    peak_disk_bytes: int
+    free_disk_bytes: int
+    peak_memory_bytes: int
+    template: str
+    stops: tuple[str, ...]
+    names: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything a build needs, decided."""
+
+    request: BuildRequest
+    base: Checkpoint
+    adapter: Adapter | None
+    name: ModelName | None
+    file_stem: str
+    template: TemplateResult
+    summary: PlanSummary
+
+
+def make_plan(request: BuildRequest) -> Plan:
+    """Decide a build, or say everything that stands in its way.
+
+    Raises:
+        PlanRefused: With every problem found, not only the first.
+    """
+    problems: list[PackagerError] = []
+    base = _attempt(problems, lambda: read_checkpoint(request.base))
+    adapter = None
+    if base is not None and request.adapter is not None:
+        folder = request.adapter
+        adapter = _attempt(problems, lambda: read_adapter(folder, base))
+    tree = _attempt(problems, lambda: cached_tree(request.llama_cpp))
+    name = _attempt(problems, lambda: ModelName.parse(request.name)) if request.name is not None else None
+    _attempt(problems, lambda: _check_output(request.output))
+    if base is None:
+        raise PlanRefused(tuple(problems))
+    if tree is not None:
+        _attempt(problems, lambda: _check_architecture(base, tree))
+    template = None
+    if adapter is not None or request.adapter is None:
+        job = TemplatesJob(base=base, adapter=adapter, template_file=request.template_file)
+        template = _attempt(problems, lambda: make_template(job))
+    stem = _file_stem(name, base, adapter)
+    files = tuple(
+        PlannedFile(name=gguf_name(stem, quant), size_bytes=size)
+        for quant, size in estimate(base, adapter, request.quants)
+    )
+    needed, free = _disk(request.output, files)
+    if needed > free:
+        problems.append(_no_space(request.output, needed, free))
+    if problems or template is None:
+        raise PlanRefused(tuple(problems))
+    summary = PlanSummary(
+        base=base.name,
+        architecture=base.architecture,
+        adapter=adapter.name if adapter else None,
+        updates=len(adapter.pairs) if adapter else 0,
+        files=files,
+        peak_disk_bytes=needed,
+        free_disk_bytes=free,
+        peak_memory_bytes=peak_memory_bytes(base),
+        template=template.template.source,
+        stops=template.template.stops,
+        names=_names(request, name),
+        notes=_notes(tree, adapter),
+    )
+    return Plan(
+        request=request, base=base, adapter=adapter, name=name, file_stem=stem, template=template, summary=summary
+    )
+
+
+def gguf_name(stem: str, quant: Quant) -> str:
+    """Give the file name of one quant by the GGUF naming convention: `packy-135M-Q4_K_M.gguf`."""
+    return f"{stem}-{quant.upper()}.gguf"
+
+
+def size_label(base: Checkpoint) -> str:
+    """Give the parameter count as the GGUF naming convention writes it: `135M`, `1.5B`. Tied tensors count once."""
+    count = sum(_elements(entry.shape) for entry in base.tensors)
+    for unit, size in (("T", 10**12), ("B", 10**9), ("M", 10**6)):
+        if count >= size:
+            value = count / size
+            return f"{value:.1f}{unit}" if unit != "M" and value < 10 else f"{value:.0f}{unit}"
+    return f"{max(1, round(count / 1000))}K"
+
+
+def _elements(shape: tuple[int, ...]) -> int:
+    product = 1
+    for length in shape:
+        product *= length
+    return product
+
+
+def _file_stem(name: ModelName | None, base: Checkpoint, adapter: Adapter | None) -> str:
+    stem = name.model if name is not None else (adapter.name if adapter is not None else base.name)
+    stem = "".join(c if c.isalnum() or c in "._-" else "-" for c in stem).strip("-.") or "model"
+    label = size_label(base)
+    return stem if label.lower() in stem.lower() else f"{stem}-{label}"
+
+
+def _names(request: BuildRequest, name: ModelName | None) -> tuple[str, ...]:
+    if name is None or not request.register:
+        return ()
+    return (*(str(name.with_tag(quant.value)) for quant in request.quants), str(name))
+
+
+def _notes(tree: LlamaCppTree | None, adapter: Adapter | None) -> tuple[str, ...]:
+    notes = []
+    if tree is None:
+        notes.append("llama.cpp's converter is fetched by the build; whether it knows the architecture: not checked")
+    if adapter is None:
+        notes.append("no adapter: the base is packaged as it is")
+    return tuple(notes)
+
+
+def _check_architecture(base: Checkpoint, tree: LlamaCppTree) -> None:
+    if not supported_architecture(base, tree):
+        raise Unsupported(
+            f"{base.folder / 'config.json'}: llama.cpp {tree.version} does not know the architecture {base.architecture}",
+            hint="Pass --llama-cpp DIR with a newer llama.cpp source tree.",
+        )
+
+
+def _check_output(output: Path) -> None:
+    if output.exists() and not output.is_dir():
+        raise InputInvalid(f"{output} is a file, not a folder", hint="Pass another -o DIR.")
+    if not output.name and output.resolve() == Path(output.anchor):
+        raise Usage("the build folder cannot be the root folder", hint="Pass -o DIR.")
+
+
+def _disk(output: Path, files: tuple[PlannedFile, ...]) -> tuple[int, int]:
+    """Give bytes still to write and bytes free: a file that is already there in full is replaced only if it is stale."""
+    needed = _SMALL_FILES_BYTES + sum(file.size_bytes for file in files if not (output / file.name).is_file())
+    existing = output.absolute()
+    while not existing.is_dir():
+        existing = existing.parent
+    return needed, shutil.disk_usage(existing).free
+
+
+def _no_space(output: Path, needed: int, free: int) -> NoSpace:
+    return NoSpace(
+        f"{output}: the build needs {needed / 1e9:.2f} GB, the disk has {free / 1e9:.2f} GB free",
+        hint="Choose fewer quants (--quant q4_k_m) or another disk (-o DIR).",
+    )
+
+
+def _attempt(problems: list[PackagerError], action: Callable[[], T]) -> T | None:
+    try:
+        return action()
+    except PackagerError as error:
+        problems.append(error)
+        return None

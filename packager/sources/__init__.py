@@ -1,0 +1,1 @@
+"""Where models and llama.cpp's converter come from."""

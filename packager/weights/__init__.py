@@ -1,0 +1,1 @@
+"""The streaming pass: checkpoint and adapter in, every GGUF and merged checkpoint out, each tensor read once."""

