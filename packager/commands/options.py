@@ -100,3 +100,31 @@ def quiet(function: F) -> F:
 def as_json(function: F) -> F:
     """--json: the result as one JSON document on stdout."""
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(function)
+
+
+class Gate(click.ParamType):
+    """`q4_k_m.mean_kl=0.5` as a name and a number."""
+
+    name = "QUANT.MEASURE=LIMIT"
+
+    def convert(
+        self, value: str | tuple[str, float], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, float]:
+        if isinstance(value, tuple):
+            return value
+        key, _, limit = value.partition("=")
+        try:
+            return key.strip(), float(limit)
+        except ValueError:
+            self.fail(f"{value!r} is not of the form {self.name}", param, ctx)
+
+
+def gates(function: F) -> F:
+    """--gate QUANT.MEASURE=LIMIT, repeatable."""
+    return click.option(
+        "--gate",
+        "gates",
+        type=Gate(),
+        multiple=True,
+        help="Change a threshold of the verification, for example q4_k_m.mean_kl=0.5 (docs/gates.md).",
+    )(function)

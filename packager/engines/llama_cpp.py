@@ -35,8 +35,7 @@ class Embedded:
 
     Args:
         gguf: The file.
-        context_tokens: Prompt and answer must fit; the cache costs memory in proportion. Cut to what the model was
-            trained for.
+        context_tokens: Prompt and answer must fit; the cache costs memory in proportion.
         stops: Texts that end an answer, besides the file's own end-of-turn tokens.
     """
 
@@ -314,14 +313,14 @@ def _library() -> Any:  # noqa: ANN401  # the llama_cpp module
 def _quiet() -> deque[str]:
     """Send llama.cpp's log to a short memory instead of stderr, once per process, and give that memory.
 
-    It holds the last errors only (level 3 and above of `ggml_log_level`), for the message of a failed load.
+    It holds the errors only (level 4 of `ggml_log_level`), for the message of a failed load.
     """
     library = _library()
     said: deque[str] = deque(maxlen=8)
 
     @library.llama_log_callback  # type: ignore[untyped-decorator]
     def keep(level: int, text: bytes, _: object) -> None:
-        if level == 3:
+        if level == 4:
             said.append(text.decode("utf-8", errors="replace").strip())
 
     library.llama_log_set(keep, ctypes.c_void_p(0))

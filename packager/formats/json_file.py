@@ -1,7 +1,7 @@
 """A file's JSON or text as typed values, read with a size limit and without trusting it.
 
-Unlike `packager.codec`, which rebuilds values that packager wrote itself, this reads what trainers and model authors wrote:
-unknown keys are kept, missing ones are None, and only a key that is asked for is checked.
+Unlike `packager.codec`, which rebuilds values that packager wrote itself, this reads what trainers and model authors
+wrote: unknown keys are kept, missing ones are None, and only a key that is asked for is checked.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def read_bytes(path: Path, *, limit_bytes: int) -> bytes:
 
 
 def read_text(path: Path, *, limit_bytes: int = CONFIG_LIMIT_BYTES) -> str:
-    """Give the text of a UTF-8 file with `\\n` line ends, as Python's text mode and so transformers reads it.
+    """Give the text of a UTF-8 file with newline line ends, as Python's text mode and so transformers reads it.
 
     Raises:
         InputInvalid: As for `read_bytes`, or the bytes are not UTF-8.

@@ -1,7 +1,7 @@
 """What a safetensors file holds, from a bounded reader that never maps or reads the weights.
 
-Unlike the safetensors library, every fault is found before anything is allocated for it, and is told in one line with both
-values. The checks are the format's own rules, so that a file accepted here is one the library accepts.
+Unlike the safetensors library, every fault is found before anything is allocated for it, and is told in one line with
+both values. The checks are the format's own rules, so that a file accepted here is one the library accepts.
 
 Source:
     https://github.com/huggingface/safetensors#format and safetensors 0.8 `Metadata::validate`.
@@ -34,7 +34,8 @@ _REPAIR = "Copy or download the file again; it is damaged or incomplete."
 def read_header(path: Path) -> tuple[TensorEntry, ...]:
     """Give every tensor of a safetensors file, sorted by offset.
 
-    The tensors fill the file from the end of the header to its last byte without gap or overlap; sizes fit dtype and shape.
+    The tensors fill the file from the end of the header to its last byte without gap or overlap; their sizes fit dtype
+    and shape.
 
     Raises:
         InputInvalid: The file is missing, unreadable or breaks a rule of the format; the message names both values.
@@ -74,11 +75,15 @@ def _check_length(path: Path, prefix: bytes, length: int, file_bytes: int) -> No
     if len(prefix) < 8:
         raise InputInvalid(f"{path}: {file_bytes} bytes, a safetensors file has at least 10", hint=_REPAIR)
     if prefix.startswith(b"GGUF"):
-        raise InputInvalid(f"{path}: a GGUF file, not a safetensors file", hint="Pass the Hugging Face folder it came from.")
+        raise InputInvalid(
+            f"{path}: a GGUF file, not a safetensors file", hint="Pass the Hugging Face folder it came from."
+        )
     if prefix.startswith(b"version "):
         raise InputInvalid(f"{path}: a git-lfs pointer, not the weights themselves", hint="Run: git lfs pull")
     if length > file_bytes - 8:
-        raise InputInvalid(f"{path}: the header alone promises {8 + length} bytes, the file has {file_bytes}", hint=_REPAIR)
+        raise InputInvalid(
+            f"{path}: the header alone promises {8 + length} bytes, the file has {file_bytes}", hint=_REPAIR
+        )
     if length > HEADER_LIMIT_BYTES:
         raise InputInvalid(f"{path}: the header has {length} bytes, at most {HEADER_LIMIT_BYTES} are read")
 

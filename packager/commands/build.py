@@ -1,0 +1,71 @@
+"""`packager build`: base and adapter in, a verified Ollama model out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from packager.artifacts import Quant
+from packager.commands import options
+
+
+@click.command()
+@options.base
+@options.adapter
+@options.output
+@options.quants
+@options.name
+@options.template
+@options.llama_cpp
+@options.replace
+@click.option("--no-register", is_flag=True, help="Do not register in Ollama.")
+@click.option("--no-verify", is_flag=True, help="Do not compare with the reference.")
+@options.gates
+@options.as_json
+@options.quiet
+def build(
+    base: Path,
+    adapter: Path | None,
+    output: Path,
+    quants: tuple[Quant, ...],
+    name: str | None,
+    template_file: Path | None,
+    llama_cpp: Path | None,
+    replace: bool,
+    no_register: bool,
+    no_verify: bool,
+    gates: tuple[tuple[str, float], ...],
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Merge BASE with ADAPTER, write every GGUF, register them in Ollama, and verify them.
+
+    \b
+    Example:
+      packager build ./Qwen2.5-0.5B-Instruct ./my-lora -o ./out --name my-model
+      ollama run my-model
+    """
+    from packager.console import Console
+    from packager.errors import VERIFICATION_FAILED
+    from packager.parity.gates import gates_from
+    from packager.pipeline import build as run
+    from packager.pipeline import failed
+    from packager.plan import BuildRequest
+
+    request = BuildRequest(
+        base=base,
+        adapter=adapter,
+        output=output,
+        quants=quants,
+        name=name,
+        template_file=template_file,
+        llama_cpp=llama_cpp,
+        register=not no_register,
+        verify=not no_verify,
+        replace=replace,
+    )
+    with Console(quiet=quiet, as_json=as_json) as console:
+        result = run(request, gates=gates_from(gates), emit=console.emit)
+        console.build(result)
+    return VERIFICATION_FAILED if failed(result.verdict) else 0

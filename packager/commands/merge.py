@@ -1,0 +1,45 @@
+"""`packager merge`: base and adapter in, one Hugging Face checkpoint out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from packager.artifacts import Dtype
+from packager.commands import options
+
+
+@click.command()
+@options.base
+@click.argument("adapter", type=click.Path(path_type=Path))
+@options.output
+@click.option(
+    "--dtype", type=click.Choice([dtype.value for dtype in Dtype]), help="Element type; by default the base's."
+)
+@options.template
+@options.as_json
+@options.quiet
+def merge(
+    base: Path,
+    adapter: Path,
+    output: Path,
+    dtype: str | None,
+    template_file: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Merge ADAPTER into BASE, in float32, and write a Hugging Face checkpoint.
+
+    \b
+    Example:
+      packager merge ./Qwen2.5-0.5B-Instruct ./my-lora -o ./merged --dtype bfloat16
+    """
+    from packager.console import Console
+    from packager.single_stages import merge as run
+
+    with Console(quiet=quiet, as_json=as_json) as console:
+        result = run(
+            base, adapter, output, dtype=Dtype(dtype) if dtype else None, template_file=template_file, emit=console.emit
+        )
+        console.files(result)

@@ -1,0 +1,62 @@
+"""`packager plan`: what a build would do, and every problem it would meet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from packager.artifacts import Quant
+from packager.commands import options
+
+
+@click.command()
+@options.base
+@options.adapter
+@options.output
+@options.quants
+@options.name
+@options.template
+@options.llama_cpp
+@options.replace
+@click.option("--no-register", is_flag=True, help="Do not register in Ollama.")
+@click.option("--no-verify", is_flag=True, help="Do not compare with the reference.")
+@options.as_json
+def plan(
+    base: Path,
+    adapter: Path | None,
+    output: Path,
+    quants: tuple[Quant, ...],
+    name: str | None,
+    template_file: Path | None,
+    llama_cpp: Path | None,
+    replace: bool,
+    no_register: bool,
+    no_verify: bool,
+    as_json: bool,
+) -> None:
+    """Say what `packager build` with the same arguments would do. Writes nothing.
+
+    Lists every problem it finds, with the exit code of the first.
+
+    \b
+    Example:
+      packager plan ./Qwen2.5-0.5B-Instruct ./my-lora -o ./out --json
+    """
+    from packager.console import Console
+    from packager.plan import BuildRequest, make_plan
+
+    request = BuildRequest(
+        base=base,
+        adapter=adapter,
+        output=output,
+        quants=quants,
+        name=name,
+        template_file=template_file,
+        llama_cpp=llama_cpp,
+        register=not no_register,
+        verify=not no_verify,
+        replace=replace,
+    )
+    with Console(as_json=as_json) as console:
+        console.plan(make_plan(request).summary)

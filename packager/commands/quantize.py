@@ -1,0 +1,54 @@
+"""`packager quantize`: one Hugging Face checkpoint in, GGUF files out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from packager.artifacts import Quant
+from packager.commands import options
+
+
+@click.command()
+@click.argument("source", type=click.Path(path_type=Path))
+@options.output
+@options.quants
+@options.name
+@options.template
+@options.llama_cpp
+@options.as_json
+@options.quiet
+def quantize(
+    source: Path,
+    output: Path,
+    quants: tuple[Quant, ...],
+    name: str | None,
+    template_file: Path | None,
+    llama_cpp: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Convert the checkpoint SOURCE to GGUF files, all in one pass over its weights.
+
+    \b
+    Example:
+      packager quantize ./merged -o ./out --quant q8_0,q4_k_m
+    """
+    from packager.console import Console
+    from packager.plan import BuildRequest
+    from packager.single_stages import quantize as run
+
+    request = BuildRequest(
+        base=source,
+        adapter=None,
+        output=output,
+        quants=quants,
+        name=name,
+        template_file=template_file,
+        llama_cpp=llama_cpp,
+        register=False,
+        verify=False,
+    )
+    with Console(quiet=quiet, as_json=as_json) as console:
+        console.ggufs(run(request, emit=console.emit))

@@ -1,0 +1,50 @@
+"""`packager verify`: compare the GGUF files of a build folder with the reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from packager.commands import options
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@options.base
+@options.adapter
+@click.option("--name", metavar="NAME", help="Also compare what Ollama serves under NAME:QUANT.")
+@options.template
+@options.gates
+@options.as_json
+@options.quiet
+def verify(
+    folder: Path,
+    base: Path,
+    adapter: Path | None,
+    name: str | None,
+    template_file: Path | None,
+    gates: tuple[tuple[str, float], ...],
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Compare every GGUF in FOLDER with BASE + ADAPTER, unmerged, under transformers and peft.
+
+    Exit code 5 when a gate fails; report.json in FOLDER has every figure.
+
+    \b
+    Example:
+      packager verify ./out ./Qwen2.5-0.5B-Instruct ./my-lora --name my-model
+    """
+    from packager.console import Console
+    from packager.errors import VERIFICATION_FAILED
+    from packager.parity.gates import gates_from
+    from packager.pipeline import failed
+    from packager.single_stages import verify as run
+
+    with Console(quiet=quiet, as_json=as_json) as console:
+        verdict = run(
+            folder, base, adapter, name=name, template_file=template_file, gates=gates_from(gates), emit=console.emit
+        )
+        console.verdict(verdict)
+    return VERIFICATION_FAILED if failed(verdict) else 0

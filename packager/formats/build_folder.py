@@ -1,0 +1,54 @@
+"""What lies in a build folder, read from the files themselves."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from packager.artifacts import Gguf, Quant
+from packager.errors import InputInvalid
+from packager.formats.gguf import read_gguf
+
+MODELFILE_NAME = "Modelfile"
+# llama.h, enum llama_ftype
+_FILE_TYPES = {1: Quant.F16, 7: Quant.Q8_0, 15: Quant.Q4_K_M}
+
+
+def find_ggufs(folder: Path) -> tuple[Gguf, ...]:
+    """Give every GGUF of a folder, from the most exact to the smallest, with its type from its header and its digest.
+
+    Raises:
+        InputInvalid: The folder is missing or has no GGUF; a file is damaged, or of a type that no build writes; two
+            files have the same type.
+    """
+    if not folder.is_dir():
+        raise InputInvalid(f"{folder}: no such folder", hint="packager build BASE ADAPTER -o DIR")
+    found: dict[Quant, Gguf] = {}
+    for path in sorted(folder.glob("*.gguf")):
+        gguf = describe_gguf(path)
+        if gguf.quant in found:
+            raise InputInvalid(
+                f"{folder}: {found[gguf.quant].path.name} and {path.name} are both {gguf.quant.value}",
+                hint="Keep one of them in the folder.",
+            )
+        found[gguf.quant] = gguf
+    if not found:
+        raise InputInvalid(f"{folder}: no GGUF file", hint=f"packager build BASE ADAPTER -o {folder}")
+    return tuple(found[quant] for quant in Quant if quant in found)
+
+
+def describe_gguf(path: Path) -> Gguf:
+    """Give one GGUF file's quant and digest.
+
+    Raises:
+        InputInvalid: The file is damaged, or of a type that no build writes.
+    """
+    header = read_gguf(path)
+    number = next((entry.value for entry in header.metadata if entry.key == "general.file_type"), None)
+    quant = _FILE_TYPES.get(number) if isinstance(number, int) else None
+    if quant is None:
+        names = ", ".join(Quant)
+        raise InputInvalid(f"{path}: general.file_type is {number}, not one of {names}", hint="packager quantize SRC")
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return Gguf(path=path, quant=quant, sha256=sha256, size_bytes=path.stat().st_size)

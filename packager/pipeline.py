@@ -1,0 +1,263 @@
+"""The build in order: base + adapter -> template -> every GGUF -> Ollama -> verdict -> Modelfile and report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from packager.artifacts import ChatTemplate, Gguf, Modelfile, Outcome, Quant, Registered, Verdict
+from packager.codec import digest
+from packager.engines.ollama import OllamaServer
+from packager.errors import OllamaFailed
+from packager.events import Emit, Noted
+from packager.formats.model_name import ModelName
+from packager.parity.gates import Gates
+from packager.parity.report import REPORT_NAME, Report, write_report
+from packager.plan import BuildRequest, Plan, make_plan
+from packager.sources.llama_cpp_tree import LlamaCppTree, find_tree
+from packager.stages.modelfile import ModelfileJob, make_modelfile, write_modelfile
+from packager.stages.register import RegisterJob, refuse_taken_name, register
+from packager.stages.templates import write_templates
+from packager.stages.verify import VerifyJob, verify
+from packager.stages.weights import QuantizeJob, quantize
+from packager.workspace import FileDigest, Workspace, model_files
+
+_ENGINES = ("llama-cpp-python", "gguf", "transformers", "peft", "torch", "ollama-packager")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildResult:
+    """What a build made. `verdict` is None when verification was not asked for; `recommended` is what NAME stands for."""
+
+    folder: Path
+    ggufs: tuple[Gguf, ...]
+    recommended: Quant
+    registered: tuple[Registered, ...]
+    verdict: Verdict | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsKey:
+    """Everything the bytes of the GGUF files depend on."""
+
+    inputs: tuple[FileDigest, ...]
+    quants: tuple[Quant, ...]
+    template: str
+    name: str
+    file_stem: str
+    converter: str
+    versions: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyKey:
+    """Everything a verdict depends on."""
+
+    inputs: tuple[FileDigest, ...]
+    ggufs: tuple[str, ...]
+    template: str
+    registered: tuple[Registered, ...]
+    server: str
+    gates: Gates
+    versions: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """Names of small files a stage wrote."""
+
+    files: tuple[Path, ...]
+
+
+def build(request: BuildRequest, *, gates: Gates | None = None, emit: Emit) -> BuildResult:
+    """Make every artefact, register them, and compare them with the reference.
+
+    Killed at any moment, the same call continues: finished stages are reused by their receipts.
+
+    Raises:
+        PlanRefused: Something stands in the way; nothing was written.
+        OllamaFailed: Ollama refused or died; the files in the build folder are complete.
+    """
+    plan = make_plan(request)
+    server = connect(request, plan.name, emit=emit)
+    tree = find_tree(request.llama_cpp, emit=emit)
+    with Workspace(request.output, emit=emit) as workspace:
+        if server is not None and plan.name is not None:
+            _refuse_taken_names(plan, plan.name, server, workspace)
+        inputs = workspace.digest_inputs(model_files(plan.base, plan.adapter))
+        _write_templates(plan, workspace)
+        ggufs = write_weights(plan, inputs, tree, workspace, emit)
+        registered = _register(plan, ggufs, server, emit) if server is not None and plan.name is not None else ()
+        verdict = None
+        if request.verify:
+            verdict = _verify(plan, inputs, ggufs, registered, server, gates or Gates(), workspace, emit)
+        recommended = recommend(request.quants, verdict)
+        _write_modelfile(plan, recommended, workspace, emit)
+        if registered and server is not None and plan.name is not None:
+            point_name(plan.name, recommended, server, replace=request.replace, emit=emit)
+    return BuildResult(
+        folder=request.output, ggufs=ggufs, recommended=recommended, registered=registered, verdict=verdict
+    )
+
+
+def connect(request: BuildRequest, name: ModelName | None, *, emit: Emit) -> OllamaServer | None:
+    """Give the Ollama server a build works with, or None, saying why and what to do later."""
+    if not request.register:
+        return None
+    if name is None:
+        emit(Noted(stage="register", text="no --name: nothing is registered in Ollama"))
+        return None
+    try:
+        return OllamaServer.connect(emit=emit)
+    except OllamaFailed as error:
+        later = f"packager register {request.output} --name {name}"
+        emit(Noted(stage="register", text=f"{error.message}; register later: {later}", warning=True))
+        return None
+
+
+def recommend(quants: tuple[Quant, ...], verdict: Verdict | None) -> Quant:
+    """Give the quant that NAME stands for: the smallest that passes its gates, or the most exact when none is known to."""
+    passing = [quant for quant in quants if verdict is not None and verdict.passed_for(quant)]
+    return passing[-1] if passing else quants[0]
+
+
+def point_name(name: ModelName, quant: Quant, server: OllamaServer, *, replace: bool, emit: Emit) -> None:
+    """Make NAME itself, without a quant's tag, stand for one of its quants."""
+    source = name.with_tag(quant.value)
+    if str(source) == str(name):
+        return
+    if server.exists(name) and server.blob_of(name) != server.blob_of(source) and not replace:
+        raise OllamaFailed(f"{name} exists in Ollama and is not {source}", hint="Pass --replace, or another --name.")
+    server.copy(source, name)
+    emit(Noted(stage="register", text=f"{name} stands for {source}"))
+
+
+def _refuse_taken_names(plan: Plan, name: ModelName, server: OllamaServer, workspace: Workspace) -> None:
+    """Stop before the long part when a name is taken by something that is not from this folder."""
+    ours = tuple(gguf.sha256 for gguf in workspace.recorded("weights", tuple[Gguf, ...]) or ())
+    for quant in plan.request.quants:
+        refuse_taken_name(name.with_tag(quant.value), server, replace=plan.request.replace, ours=ours)
+
+
+def _write_templates(plan: Plan, workspace: Workspace) -> None:
+    workspace.once(
+        "template",
+        key=plan.template,
+        job=lambda staging: Written(files=write_templates(plan.template, staging)),
+        kind=Written,
+        title="canonical chat template and its forms for other engines",
+    )
+
+
+def write_weights(
+    plan: Plan, inputs: tuple[FileDigest, ...], tree: LlamaCppTree, workspace: Workspace, emit: Emit
+) -> tuple[Gguf, ...]:
+    display = plan.file_stem
+    key = WeightsKey(
+        inputs=inputs,
+        quants=plan.request.quants,
+        template=digest(plan.template.template),
+        name=display,
+        file_stem=plan.file_stem,
+        converter=tree.version,
+        versions=tool_versions(),
+    )
+
+    def job(staging: Path) -> tuple[Gguf, ...]:
+        return quantize(
+            QuantizeJob(
+                base=plan.base,
+                adapter=plan.adapter,
+                quants=plan.request.quants,
+                template=plan.template.template,
+                name=display,
+                file_stem=plan.file_stem,
+                output=staging,
+                tree=tree,
+            ),
+            emit=emit,
+        )
+
+    title = "merge and write " + ", ".join(plan.request.quants)
+    return workspace.once("weights", key=key, job=job, kind=tuple[Gguf, ...], title=title)
+
+
+def _register(plan: Plan, ggufs: tuple[Gguf, ...], server: OllamaServer, emit: Emit) -> tuple[Registered, ...]:
+    assert plan.name is not None  # noqa: S101  # only called with a name
+    jobs = [
+        RegisterJob(
+            gguf=gguf,
+            modelfile=modelfile_for(plan, gguf.path.name),
+            name=plan.name.with_tag(gguf.quant.value),
+            replace=plan.request.replace,
+        )
+        for gguf in ggufs
+    ]
+    return tuple(register(job, server, emit=emit) for job in jobs)
+
+
+def modelfile_for(plan: Plan, gguf_name: str) -> Modelfile:
+    """Give the Modelfile of one GGUF of a plan, as values."""
+    job = ModelfileJob(base=plan.base, template=plan.template.template, gguf_name=gguf_name)
+    return make_modelfile(job).modelfile
+
+
+def _verify(
+    plan: Plan,
+    inputs: tuple[FileDigest, ...],
+    ggufs: tuple[Gguf, ...],
+    registered: tuple[Registered, ...],
+    server: OllamaServer | None,
+    gates: Gates,
+    workspace: Workspace,
+    emit: Emit,
+) -> Verdict:
+    template: ChatTemplate = plan.template.template
+    job = VerifyJob(
+        base=plan.base, adapter=plan.adapter, template=template, ggufs=ggufs, registered=registered, gates=gates
+    )
+    key = VerifyKey(
+        inputs=inputs,
+        ggufs=tuple(gguf.sha256 for gguf in ggufs),
+        template=digest(template),
+        registered=registered,
+        server=server.version if server is not None else "none",
+        gates=gates,
+        versions=tool_versions(),
+    )
+
+    def compare(staging: Path) -> Report:
+        verdict = verify(job, server, emit=emit)
+        report = Report(verdict=verdict, gates=gates, ggufs=tuple(ggufs))
+        write_report(report, staging / REPORT_NAME)
+        return report
+
+    report = workspace.once("verify", key=key, job=compare, kind=Report, title="compare with the reference")
+    return report.verdict
+
+
+def _write_modelfile(plan: Plan, quant: Quant, workspace: Workspace, emit: Emit) -> None:
+    from packager.plan import gguf_name
+
+    job = ModelfileJob(base=plan.base, template=plan.template.template, gguf_name=gguf_name(plan.file_stem, quant))
+    result = make_modelfile(job)
+    for note in result.notes:
+        emit(Noted(stage="modelfile", text=note))
+    workspace.once(
+        "modelfile",
+        key=result,
+        job=lambda staging: Written(files=(write_modelfile(result, staging),)),
+        kind=Written,
+        title=f"Modelfile for {quant.value}",
+    )
+
+
+def tool_versions() -> tuple[str, ...]:
+    """Give `name version` of every package that decides what a build writes or finds."""
+    return tuple(f"{name} {version(name)}" for name in _ENGINES)
+
+
+def failed(verdict: Verdict | None) -> bool:
+    """Whether a verdict that was made has a failed check."""
+    return verdict is not None and any(check.outcome is Outcome.FAILED for check in verdict.checks)

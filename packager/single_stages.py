@@ -1,0 +1,180 @@
+"""One stage at a time, for `packager merge`, `quantize`, `template`, `modelfile`, `register` and `verify`.
+
+The same jobs and receipts as `packager.pipeline`, which does them all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from packager.artifacts import Adapter, Checkpoint, Dtype, Gguf, Modelfile, Quant, Registered, Verdict
+from packager.engines.ollama import OllamaServer
+from packager.errors import InputInvalid
+from packager.events import Emit, Noted
+from packager.formats.adapter import read_adapter
+from packager.formats.build_folder import MODELFILE_NAME, find_ggufs
+from packager.formats.checkpoint import read_checkpoint
+from packager.formats.model_name import ModelName
+from packager.formats.modelfile import parse_modelfile
+from packager.parity.gates import Gates
+from packager.parity.report import REPORT_NAME, Report, write_report
+from packager.pipeline import Written, point_name, tool_versions, write_weights
+from packager.plan import BuildRequest, make_plan
+from packager.sources.llama_cpp_tree import find_tree
+from packager.stages.modelfile import ModelfileJob, make_modelfile, write_modelfile
+from packager.stages.register import RegisterJob, read_back
+from packager.stages.register import register as register_one
+from packager.stages.templates import TemplateResult, TemplatesJob, make_template, write_templates
+from packager.stages.verify import VerifyJob
+from packager.stages.verify import verify as compare
+from packager.stages.weights import MergeJob
+from packager.stages.weights import merge as merge_weights
+from packager.workspace import FileDigest, Workspace, model_files
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeKey:
+    """Everything the bytes of a merged checkpoint depend on."""
+
+    inputs: tuple[FileDigest, ...]
+    dtype: Dtype
+    template: str
+    versions: tuple[str, ...]
+
+
+def merge(
+    base: Path, adapter: Path, output: Path, *, dtype: Dtype | None, template_file: Path | None, emit: Emit
+) -> tuple[Path, ...]:
+    """Write a merged Hugging Face checkpoint and give its files."""
+    checkpoint, lora, found = _read(base, adapter, template_file)
+    chosen = dtype or checkpoint.dtype
+    with Workspace(output, emit=emit) as workspace:
+        key = MergeKey(
+            inputs=workspace.digest_inputs(model_files(checkpoint, lora)),
+            dtype=chosen,
+            template=found.template.text,
+            versions=tool_versions(),
+        )
+
+        def job(staging: Path) -> Written:
+            text = found.template.text
+            job = MergeJob(base=checkpoint, adapter=lora, dtype=chosen, output=staging, chat_template=text)
+            return Written(files=merge_weights(job, emit=emit))
+
+        return workspace.once("merge", key=key, job=job, kind=Written, title=f"merge in {chosen.value}").files
+
+
+def quantize(request: BuildRequest, *, emit: Emit) -> tuple[Gguf, ...]:
+    """Write the GGUF files of a request, and nothing else."""
+    plan = make_plan(request)
+    tree = find_tree(request.llama_cpp, emit=emit)
+    with Workspace(request.output, emit=emit) as workspace:
+        inputs = workspace.digest_inputs(model_files(plan.base, plan.adapter))
+        return write_weights(plan, inputs, tree, workspace, emit)
+
+
+def template(
+    base: Path, adapter: Path | None, output: Path, *, template_file: Path | None, emit: Emit
+) -> tuple[Path, ...]:
+    """Write the canonical chat template and its other forms, and give their paths."""
+    _, _, found = _read(base, adapter, template_file)
+    with Workspace(output, emit=emit) as workspace:
+        return workspace.once(
+            "template",
+            key=found,
+            job=lambda staging: Written(files=write_templates(found, staging)),
+            kind=Written,
+            title="canonical chat template",
+        ).files
+
+
+def modelfile(
+    base: Path, adapter: Path | None, output: Path, *, gguf: Path | None, template_file: Path | None, emit: Emit
+) -> tuple[Path, ...]:
+    """Write a Modelfile, and give its path."""
+    checkpoint, _, found = _read(base, adapter, template_file)
+    file_name = gguf.name if gguf is not None else find_ggufs(output)[0].path.name
+    result = make_modelfile(ModelfileJob(base=checkpoint, template=found.template, gguf_name=file_name))
+    for note in result.notes:
+        emit(Noted(stage="modelfile", text=note))
+    with Workspace(output, emit=emit) as workspace:
+        return workspace.once(
+            "modelfile",
+            key=result,
+            job=lambda staging: Written(files=(write_modelfile(result, staging),)),
+            kind=Written,
+            title=f"Modelfile for {file_name}",
+        ).files
+
+
+def register(folder: Path, name: str, *, replace: bool, emit: Emit) -> tuple[Registered, ...]:
+    """Register every GGUF of a build folder with the parameters of its Modelfile."""
+    wanted = ModelName.parse(name)
+    ggufs = find_ggufs(folder)
+    parameters = _modelfile_of(folder)
+    server = OllamaServer.connect(emit=emit)
+    registered = tuple(
+        register_one(
+            RegisterJob(
+                gguf=gguf, modelfile=parameters, name=wanted.with_tag(gguf.quant.value), replace=replace
+            ),
+            server,
+            emit=emit,
+        )
+        for gguf in ggufs
+    )
+    chosen = _recommended(parameters, ggufs)
+    point_name(wanted, chosen, server, replace=replace, emit=emit)
+    return registered
+
+
+def verify(
+    folder: Path,
+    base: Path,
+    adapter: Path | None,
+    *,
+    name: str | None,
+    template_file: Path | None,
+    gates: Gates,
+    emit: Emit,
+) -> Verdict:
+    """Compare every GGUF of a folder with the reference, and write report.json there."""
+    checkpoint, lora, found = _read(base, adapter, template_file)
+    ggufs = find_ggufs(folder)
+    server = OllamaServer.connect(emit=emit) if name is not None else None
+    registered: tuple[Registered, ...] = ()
+    if name is not None and server is not None:
+        registered = tuple(_registered(ModelName.parse(name), gguf, server) for gguf in ggufs)
+    job = VerifyJob(
+        base=checkpoint, adapter=lora, template=found.template, ggufs=ggufs, registered=registered, gates=gates
+    )
+    with Workspace(folder, emit=emit):
+        verdict = compare(job, server, emit=emit)
+        write_report(Report(verdict=verdict, gates=gates, ggufs=ggufs), folder / REPORT_NAME)
+    return verdict
+
+
+def _read(
+    base: Path, adapter: Path | None, template_file: Path | None
+) -> tuple[Checkpoint, Adapter | None, TemplateResult]:
+    checkpoint = read_checkpoint(base)
+    lora = read_adapter(adapter, checkpoint) if adapter is not None else None
+    return checkpoint, lora, make_template(TemplatesJob(base=checkpoint, adapter=lora, template_file=template_file))
+
+
+def _modelfile_of(folder: Path) -> Modelfile:
+    path = folder / MODELFILE_NAME
+    if not path.is_file():
+        raise InputInvalid(f"{path}: missing", hint=f"packager modelfile BASE ADAPTER -o {folder}")
+    return parse_modelfile(path.read_text(encoding="utf-8"))
+
+
+def _recommended(parameters: Modelfile, ggufs: tuple[Gguf, ...]) -> Quant:
+    """Give the quant the folder's Modelfile names: what the build chose after verification."""
+    wanted = Path(parameters.gguf).name
+    return next((gguf.quant for gguf in ggufs if gguf.path.name == wanted), ggufs[0].quant)
+
+
+def _registered(name: ModelName, gguf: Gguf, server: OllamaServer) -> Registered:
+    return read_back(name.with_tag(gguf.quant.value), gguf, server)

@@ -1,0 +1,130 @@
+"""The chat template of a build: which one, in its canonical form, with its stops, and what other engines make of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from packager.artifacts import Adapter, ChatTemplate, Checkpoint, LmdeployForm, Message
+from packager.chat import serving
+from packager.chat.canonical import Canonical, canonicalise
+from packager.chat.choose import choose_original
+from packager.chat.lmdeploy import lmdeploy_form
+from packager.chat.probes import load_probes
+from packager.chat.render import Renderer, RenderRefused
+from packager.chat.stops import find_stops
+from packager.formats.text_file import write_text
+from packager.formats.tokenizer import TokenizerFacts, read_tokenizer
+
+LMDEPLOY_REASON_FILE = "lmdeploy.txt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemplatesJob:
+    """A base, its adapter or None, and the template file the user named or None."""
+
+    base: Checkpoint
+    adapter: Adapter | None
+    template_file: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemplateResult:
+    """The template and its forms.
+
+    Attributes:
+        template: The canonical template.
+        lmdeploy: LMDeploy's JSON form, or why there is none.
+        prepare_command: Makes the `hf` checkpoint that the two commands below serve.
+        vllm_command: Serves it with vLLM.
+        lmdeploy_command: Serves it with LMDeploy.
+        notes: What was found and does not stop a build, one line each.
+    """
+
+    template: ChatTemplate
+    lmdeploy: LmdeployForm
+    prepare_command: str
+    vllm_command: str
+    lmdeploy_command: str
+    notes: tuple[str, ...] = ()
+
+
+def make_template(job: TemplatesJob) -> TemplateResult:
+    """Give the canonical template of a base and adapter, proved on every probe conversation; writes nothing.
+
+    Raises:
+        InputInvalid: The adapter's and the base's template disagree, a file cannot be read, or it is not Jinja.
+        UnsafeInput: The template does not end, needs too much memory, or leaves the sandbox.
+        Unsupported: There is no template.
+    """
+    tokens = read_tokenizer(job.base.folder)
+    probes = load_probes()
+    original = choose_original(job.base, job.adapter, job.template_file, tokens, probes)
+    with Renderer(original.source, tokens) as renderer:
+        canonical = canonicalise(
+            renderer, original.text, probes, source=original.source, bos_token=tokens.bos_token
+        )
+        stops = find_stops(renderer, canonical.text, tokens, job.base.eos_token_ids)
+
+        def reference(messages: tuple[Message, ...]) -> str | RenderRefused:
+            return renderer.render(canonical.text, messages)
+
+        lmdeploy = lmdeploy_form(
+            reference, probes, stops=stops.texts, double_bos=tokens.adds_bos and not canonical.leading_bos
+        )
+    template = ChatTemplate(
+        source=original.source,
+        original_sha256=canonical.original_sha256,
+        text=canonical.text,
+        pins=canonical.pins,
+        stops=stops.texts,
+        adds_bos=canonical.leading_bos,
+    )
+    return TemplateResult(
+        template=template,
+        lmdeploy=lmdeploy,
+        prepare_command=serving.prepare_command(job.base.name, job.adapter.name if job.adapter else None),
+        vllm_command=serving.vllm_command(job.base.architecture),
+        lmdeploy_command=serving.lmdeploy_command(has_json=lmdeploy.json_text is not None),
+        notes=_notes(canonical, stops.notes, stops.texts, tokens),
+    )
+
+
+def write_templates(result: TemplateResult, output: Path) -> tuple[Path, ...]:
+    """Write `chat_template.jinja`, and `lmdeploy.json` or `lmdeploy.txt` with the reason why there is none.
+
+    Args:
+        result: What `make_template` gave.
+        output: An existing folder.
+
+    Returns:
+        The files written.
+    """
+    template = write_text(output / serving.TEMPLATE_FILE, result.template.text)
+    form = result.lmdeploy
+    if form.json_text is not None:
+        return template, write_text(output / serving.LMDEPLOY_FILE, form.json_text)
+    return template, write_text(output / LMDEPLOY_REASON_FILE, _reason_text(result))
+
+
+def _reason_text(result: TemplateResult) -> str:
+    return (
+        f"LMDeploy's JSON form cannot build the prompts of this chat template ({result.lmdeploy.code}):\n"
+        f"{result.lmdeploy.reason}\n\n"
+        "LMDeploy reads the template of the merged checkpoint itself:\n\n"
+        f"    {result.prepare_command}\n"
+        f"    {result.lmdeploy_command}\n"
+    )
+
+
+def _notes(
+    canonical: Canonical, stop_notes: tuple[str, ...], stops: tuple[str, ...], tokens: TokenizerFacts
+) -> tuple[str, ...]:
+    notes = [f"{pin.name} is fixed to {pin.value}: {pin.reason}" for pin in canonical.pins]
+    notes += [f"the template refuses conversation {probe} ({message})" for probe, message in canonical.refuses]
+    notes += stop_notes
+    if not stops:
+        notes.append("nothing names a token that ends an answer: the model may not stop")
+    if tokens.adds_bos and not canonical.leading_bos:
+        notes.append("the tokenizer adds a BOS, the chat template does not: prompts have none, as in training")
+    return tuple(notes)

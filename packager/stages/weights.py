@@ -1,0 +1,169 @@
+"""Base and adapter to GGUF files, or to a merged checkpoint: one pass over the weights, all outputs at once.
+
+Both jobs read the same merged tensors (`weights.merged`), so that what a GGUF was made from is what `merge` writes in float32.
+torch and the converter are imported when a job runs; sizes and support are answered without them.
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from packager.artifacts import Adapter, ChatTemplate, Checkpoint, Dtype, Gguf, Quant
+from packager.errors import InputInvalid
+from packager.events import Advanced, Emit, silent
+from packager.formats.gguf import GgmlType, MetadataEntry, ValueType
+from packager.sources.llama_cpp_tree import LlamaCppTree
+
+if TYPE_CHECKING:
+    from packager.weights.converter import Conversion
+    from packager.weights.gguf_output import GgufOutput
+    from packager.weights.stream import BlockStream
+
+_STAGE = "quantize"
+_QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeJob:
+    """What to make GGUF files from, and where.
+
+    Attributes:
+        base: The checkpoint.
+        adapter: The fine-tune; None converts the base as it is.
+        quants: The files to write, each once.
+        template: The chat template to embed; None leaves the checkpoint's own.
+        name: general.name; empty leaves what the checkpoint says of itself.
+        file_stem: Files are `{file_stem}-{QUANT}.gguf`.
+        output: A folder that exists; files appear in it under their name when they are complete.
+        tree: The converter.
+    """
+
+    base: Checkpoint
+    adapter: Adapter | None
+    quants: tuple[Quant, ...]
+    template: ChatTemplate | None
+    name: str
+    file_stem: str
+    output: Path
+    tree: LlamaCppTree
+
+
+def quantize(job: QuantizeJob, *, emit: Emit = silent, threads: int | None = None) -> tuple[Gguf, ...]:
+    """Write every GGUF of a job in one pass over the weights.
+
+    Args:
+        job: What to write.
+        emit: Told how many of all output bytes are written.
+        threads: Threads that convert; by default one for each core. The bytes do not depend on it.
+
+    Returns:
+        The files, in the order of `job.quants`, with their sha256.
+
+    Raises:
+        InputInvalid: A value is not finite, or does not fit; the tensor is named. No file is left.
+        Unsupported: llama.cpp does not know the architecture.
+        NoSpace: The disk is full.
+        ToolMissing: llama-cpp-python or the converter is not usable.
+    """
+    import torch
+
+    from packager.weights.converter import Conversion
+    from packager.weights.merged import MergedTensors, single_threaded_torch
+    from packager.weights.stream import BlockStream, usable_cores
+
+    with single_threaded_torch(), torch.inference_mode(), MergedTensors(job.base, job.adapter) as merged:
+        conversion = Conversion(job.base, merged, job.tree)
+        types = _types(conversion, job.quants)
+
+        def wanted(name: str) -> frozenset[GgmlType]:
+            return frozenset(types[quant][name] for quant in job.quants)
+
+        with BlockStream(conversion.tensors, merged, wanted, threads or usable_cores()) as stream:
+            # The kernels are at work from here on, while the tokenizer is read.
+            metadata = _with_template(conversion.metadata(job.name), job.template)
+            outputs: list[GgufOutput] = []
+            try:
+                for quant in job.quants:
+                    outputs.append(_output(job, quant, metadata, conversion, types[quant]))
+                return _write(stream, outputs, emit)
+            except BaseException:
+                for output in outputs:
+                    output.discard()
+                raise
+
+
+def gguf_name(file_stem: str, quant: Quant) -> str:
+    """Give the file name of a GGUF: `name-Q4_K_M.gguf`."""
+    return f"{file_stem}-{quant.value.upper()}.gguf"
+
+
+def _types(conversion: Conversion, quants: tuple[Quant, ...]) -> dict[Quant, dict[str, GgmlType]]:
+    from packager.weights.tensor_types import quant_types
+
+    listed = [(tensor.name, tensor.shape, tensor.f32_type) for tensor in conversion.tensors]
+    return {
+        quant: {tensor.name: tensor.f16_type for tensor in conversion.tensors}
+        if quant is Quant.F16
+        else quant_types(conversion.facts, listed, quant)
+        for quant in quants
+    }
+
+
+def _with_template(metadata: tuple[MetadataEntry, ...], template: ChatTemplate | None) -> tuple[MetadataEntry, ...]:
+    """Put the canonical template in, and say whether the tokenizer adds BOS.
+
+    llama.cpp strips a leading BOS from the rendered text when add_bos_token is set, and then adds it as a token: so the flag
+    says how canonical token ids begin, whatever the text does.
+    """
+    if template is None:
+        return metadata
+    text = MetadataEntry(key="tokenizer.chat_template", type=ValueType.STRING, value=template.text)
+    bos = MetadataEntry(key="tokenizer.ggml.add_bos_token", type=ValueType.BOOL, value=template.adds_bos)
+    alternatives = ("tokenizer.chat_templates", "tokenizer.chat_template.")
+    kept = [entry for entry in metadata if not entry.key.startswith(alternatives)]
+    for replacement in (bos, text):
+        places = [index for index, entry in enumerate(kept) if entry.key == replacement.key]
+        if places:
+            kept[places[0]] = replacement
+        else:
+            kept.append(replacement)
+    return tuple(kept)
+
+
+def _output(
+    job: QuantizeJob,
+    quant: Quant,
+    metadata: tuple[MetadataEntry, ...],
+    conversion: Conversion,
+    types: dict[str, GgmlType],
+) -> GgufOutput:
+    from packager.weights.gguf_output import GgufOutput
+    from packager.weights.tensor_types import FILE_TYPES
+
+    # llama.cpp's quantizer removes these two and appends them again; so they stand last in a file that COPY keeps.
+    numbers = {"general.quantization_version": _QUANTIZATION_VERSION, "general.file_type": FILE_TYPES[quant]}
+    last = [MetadataEntry(key=key, type=ValueType.UINT32, value=number) for key, number in numbers.items()]
+    entries = [*(entry for entry in metadata if entry.key not in numbers), *last]
+    tensors = [(tensor.name, tensor.shape, types[tensor.name]) for tensor in conversion.tensors]
+    return GgufOutput(job.output / gguf_name(job.file_stem, quant), quant, entries, tensors)
+
+
+def _write(stream: BlockStream, outputs: list[GgufOutput], emit: Emit) -> tuple[Gguf, ...]:
+    total = sum(output.size_bytes for output in outputs)
+    done = shown = 0
+    for block in stream:
+        for output in outputs:
+            data = block.data[output.type_of(block.name)]
+            output.write(data)
+            done += len(data)
+            if block.last:
+                output.end_tensor()
+        if done - shown >= total // 200:
+            shown = done
+            emit(Advanced(stage=_STAGE, done=done, total=total, unit="B", detail=block.name))
+    finished = tuple(output.finish() for output in outputs)
+    emit(Advanced(stage=_STAGE, done=total, total=total, unit="B"))
+    return finished

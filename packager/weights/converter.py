@@ -1,0 +1,334 @@
+"""llama.cpp's converter driven as a library: base and adapter in, GGUF tensors and metadata out, nothing written.
+
+The architecture's own class decides names, shapes, permutations, float types and metadata. It is given lazy tensors that read
+`MergedTensors`, so that what it maps is base + adapter in float32. A tensor it only renames is recognised and stays readable row
+block by row block; everything else (permuted, split, stacked) is evaluated whole, when its turn comes.
+
+What differs from `convert_hf_to_gguf.py --outtype f16` on the same folder, and why:
+    general.name: the caller's, when given: the folder's name is an accident.
+    general.basename, general.finetune, general.version, general.size_label: never guessed from the folder's name, for the same
+        reason; the model card, `_name_or_path` and the number of parameters still give them.
+    tokenizer.chat_template: the canonical template, when given; named alternatives of it are dropped.
+    tokenizer.ggml.add_bos_token: whether the canonical token ids start with BOS, when a template is given.
+    general.quantization_version, general.file_type: last, where llama.cpp's own quantizer puts them.
+
+Source:
+    llama.cpp `conversion/base.py` (`ModelBase.prepare_tensors`, `prepare_metadata`), `gguf-py/gguf/metadata.py`, `lazy.py`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PosixPath, WindowsPath
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from packager.artifacts import Checkpoint
+from packager.errors import InputInvalid, ToolMissing, Unsupported
+from packager.formats.gguf import GgmlType, GgufArray, MetadataEntry, ValueType
+from packager.sources.llama_cpp_tree import LlamaCppTree
+from packager.weights.merged import MergedTensors
+from packager.weights.tensor_types import ModelFacts, llama_order
+
+_LOGGERS = ("hf-to-gguf", "gguf", "gguf.gguf_writer", "gguf.vocab", "metadata", "transformers")
+_isolation = threading.RLock()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertedTensor:
+    """One GGUF tensor before quantization.
+
+    Attributes:
+        name: Its GGUF name.
+        shape: Rows first.
+        f16_type: Its type in an f16 file.
+        f32_type: Its type in the f32 file that the quants are made from.
+        source: The merged tensor whose rows it has, unchanged and in order; None when it has to be evaluated.
+        evaluate: Computes it whole: shape `shape`, float32.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    f16_type: GgmlType
+    f32_type: GgmlType
+    source: str | None
+    evaluate: Callable[[], torch.Tensor]
+
+
+class Conversion:
+    """One model in the converter: `tensors` is known at once, `metadata()` reads the tokenizer and takes longer.
+
+    Args:
+        base: The checkpoint; its config and tokenizer are read from its folder.
+        merged: The tensors to map; must stay open while tensors are evaluated.
+        tree: The converter.
+
+    Raises:
+        Unsupported: The converter does not know the architecture, or gives a tensor a type that is not handled.
+        InputInvalid: The converter refuses the checkpoint.
+    """
+
+    def __init__(self, base: Checkpoint, merged: MergedTensors, tree: LlamaCppTree) -> None:
+        self._base = base
+        self._tree = tree
+        with _converter(tree) as gguf:
+            model_class = _model_class(base, merged)
+            with _translated(base):
+                f32 = _instance(model_class, base, gguf.LlamaFileType.ALL_F32)
+                self._model = _instance(model_class, base, gguf.LlamaFileType.MOSTLY_F16)
+                f32.prepare_tensors()
+                self._model.prepare_tensors()
+                f32.set_gguf_parameters()
+        self.facts = _facts(f32.gguf_writer)
+        self.tensors = _paired(base, f32.gguf_writer.tensors[0], self._model.gguf_writer.tensors[0])
+
+    def metadata(self, name: str) -> tuple[MetadataEntry, ...]:
+        """Read config, tokenizer and model card into GGUF metadata, in the converter's order.
+
+        Args:
+            name: What general.name says; empty leaves what the checkpoint says of itself.
+        """
+        with _converter(self._tree), _translated(self._base):
+            self._model.model_name = name or None
+            self._model.dir_model_card = _Unnamed(self._base.folder)
+            self._model.prepare_metadata(vocab_only=False)
+            if not self._model.metadata.name:
+                self._model.gguf_writer.add_name(self._base.architecture)
+            return tuple(_entry(key, value) for key, value in self._model.gguf_writer.kv_data[0].items())
+
+
+class _Unnamed(WindowsPath if sys.platform == "win32" else PosixPath):  # type: ignore[misc]  # one of two on purpose
+    """The model's folder without its name, from which the converter would guess what the model is called."""
+
+    __slots__ = ()
+
+    @property
+    def name(self) -> str:
+        return ""
+
+
+@contextmanager
+def _converter(tree: LlamaCppTree) -> Iterator[ModuleType]:
+    """Make the tree's `gguf` and `conversion` the ones that are imported, and put back what was there before.
+
+    The installed `gguf` is another version; transformers uses that one in this process.
+    """
+    with _isolation:
+        kept_path, kept = list(sys.path), _take_modules()
+        sys.modules.update(_loaded.get(tree.path, {}))
+        sys.path[:0] = [str(tree.path), str(tree.path / "gguf-py")]
+        levels = {name: logging.getLogger(name).level for name in _LOGGERS}
+        for name in _LOGGERS:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        try:
+            importlib.import_module("conversion")
+            yield importlib.import_module("gguf")
+        except ImportError as error:
+            hint = "Install what it needs: pip install 'ollama-packager[build]'"
+            raise ToolMissing(f"{tree.path}: the converter cannot be imported ({error})", hint=hint) from error
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+            _loaded[tree.path] = _take_modules()
+            sys.modules.update(kept)
+            sys.path[:] = kept_path
+
+
+_loaded: dict[Path, dict[str, ModuleType]] = {}
+
+
+def _take_modules() -> dict[str, ModuleType]:
+    names = [name for name in sys.modules if name.partition(".")[0] in ("gguf", "conversion")]
+    return {name: sys.modules.pop(name) for name in names}
+
+
+@contextmanager
+def _translated(base: Checkpoint) -> Iterator[None]:
+    """Turn what the converter raises about a checkpoint into an error of this program."""
+    try:
+        yield
+    except NotImplementedError as error:
+        raise Unsupported(f"{base.folder}: llama.cpp's converter: {_first_line(error)}") from error
+    except (KeyError, ValueError, TypeError, AttributeError, AssertionError, IndexError, OSError, RuntimeError) as error:
+        raise InputInvalid(f"{base.folder}: llama.cpp's converter: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return f"missing {text}" if isinstance(error, KeyError) else text.splitlines()[0]
+
+
+def _model_class(base: Checkpoint, merged: MergedTensors) -> Any:
+    conversion = sys.modules["conversion"]
+    try:
+        with _translated(base):
+            hparams = conversion.ModelBase.load_hparams(base.folder, False)
+            architecture = conversion.get_model_architecture(hparams, conversion.ModelType.TEXT)
+            found = conversion.get_model_class(architecture)
+    except Unsupported as error:
+        hint = "Pass --llama-cpp DIR with a newer llama.cpp, or use another base."
+        raise Unsupported(f"{base.folder}: llama.cpp does not know {base.architecture}", hint=hint) from error
+
+    class Supplied(conversion.ModelBase):  # type: ignore[misc,name-defined]  # loaded at run time
+        """Stands between the architecture's classes and ModelBase, so that their own `index_tensors` still apply."""
+
+        def index_tensors(self, remote_hf_model_id: str | None = None) -> dict[str, Callable[[], Any]]:
+            tensors = {}
+            for entry in merged.entries:
+                item = self.filter_tensors((entry.name, _supplier(merged, entry.name)))
+                if item is not None:
+                    tensors[item[0]] = item[1]
+            return tensors
+
+    return type(found.__name__, (found, Supplied), {"model_arch": found.model_arch})
+
+
+def _facts(writer: Any) -> ModelFacts:
+    values = {key: found.value for key, found in writer.kv_data[0].items()}
+    architecture = str(values["general.architecture"])
+
+    def number(key: str, default: int = 0) -> int:
+        found = values.get(f"{architecture}.{key}", default)
+        return int(found[0]) if isinstance(found, list | tuple) else int(found)
+
+    heads = number("attention.head_count")
+    return ModelFacts(
+        architecture=architecture,
+        embedding=number("embedding_length"),
+        feed_forward=number("feed_forward_length"),
+        layers=number("block_count"),
+        heads=heads,
+        heads_kv=number("attention.head_count_kv", heads),
+        experts=number("expert_count"),
+        head_k=number("attention.key_length"),
+        head_v=number("attention.value_length"),
+    )
+
+
+def _supplier(merged: MergedTensors, name: str) -> Callable[[], Any]:
+    lazy_class = sys.modules["conversion"].LazyTorchTensor
+    meta = lazy_class.meta_with_dtype_and_shape(merged.dtype(name), merged.shape(name))
+    return lambda: lazy_class(meta=meta, args=(_Source(merged, name),), func=lambda source: source.whole())
+
+
+class _Source:
+    """Marks a lazy tensor as a merged tensor as it is."""
+
+    def __init__(self, merged: MergedTensors, name: str) -> None:
+        self.merged = merged
+        self.name = name
+
+    def whole(self) -> torch.Tensor:
+        return self.merged.whole(self.name)
+
+
+def _instance(model_class: Any, base: Checkpoint, file_type: Any) -> Any:
+    with torch.inference_mode():
+        return model_class(base.folder, file_type, Path("model.gguf"))
+
+
+def _paired(base: Checkpoint, f32: dict[str, Any], f16: dict[str, Any]) -> tuple[ConvertedTensor, ...]:
+    tensors = []
+    for name in sorted(f32, key=llama_order):
+        wide, half = f32[name], f16[name]
+        tensors.append(
+            ConvertedTensor(
+                name=name,
+                shape=tuple(int(size) for size in wide.shape),
+                f16_type=_float_type(base, name, half.dtype),
+                f32_type=_float_type(base, name, wide.dtype),
+                source=_renamed(wide.tensor),
+                evaluate=_Evaluation(wide.tensor),
+            )
+        )
+        wide.tensor = half.tensor = None  # lazy tensors keep what they computed; nothing may hold on to them
+    return tuple(tensors)
+
+
+def _float_type(base: Checkpoint, name: str, number: int) -> GgmlType:
+    if int(number) not in (GgmlType.F32, GgmlType.F16):
+        raise Unsupported(
+            f"{base.folder}: llama.cpp converts {name} to type {int(number)}, not to a float",
+            hint="Use a base that is stored in 16 or 32 bits.",
+        )
+    return GgmlType(int(number))
+
+
+def _renamed(lazy: Any) -> str | None:
+    """Give the merged tensor that a lazy array is an unchanged view of, None when anything was done to it."""
+    steps = ("LazyNumpyTensor.astype.<locals>.<lambda>", "LazyTorchTensor.numpy.<locals>.<lambda>")
+    for step in steps:
+        function = getattr(lazy, "_func", None)
+        if getattr(function, "__qualname__", "") != step:
+            return None
+        lazy = lazy._args[0]
+    arguments = getattr(lazy, "_args", ())
+    source = arguments[0] if len(arguments) == 1 else None
+    return source.name if isinstance(source, _Source) else None
+
+
+class _Evaluation:
+    """Computes a lazy array without leaving results behind in its graph, as `LazyBase.to_eager` would."""
+
+    def __init__(self, lazy: Any) -> None:
+        self._lazy = lazy
+
+    def __call__(self) -> torch.Tensor:
+        with torch.inference_mode():
+            array = _evaluated(self._lazy)
+        return torch.as_tensor(array).to(torch.float32).contiguous()
+
+
+def _evaluated(item: Any) -> Any:
+    if isinstance(item, list | tuple):
+        return type(item)(_evaluated(part) for part in item)
+    if hasattr(item, "_chunks"):  # a LazyChunkedTensor, in parts along its first dimension
+        return np.concatenate([chunk() for chunk in item._chunks]).reshape(item.shape)
+    if not hasattr(item, "_meta"):
+        return item
+    if item._data is not None:
+        return item._data
+    return item._func(*_evaluated(item._args), **item._kwargs)
+
+
+def _entry(key: str, found: Any) -> MetadataEntry:
+    kind = ValueType(int(found.type))
+    if kind is not ValueType.ARRAY:
+        value = found.value.item() if hasattr(found.value, "item") else found.value
+        return MetadataEntry(key=key, type=kind, value=value.decode("utf-8") if isinstance(value, bytes) else value)
+    items = found.value
+    if found.sub_type is not None:
+        item_type = ValueType(int(found.sub_type))
+    else:
+        item_type = _item_type(items)
+    plain = [_plain(item) for item in items]
+    return MetadataEntry(key=key, type=kind, value=GgufArray.of(item_type, plain))
+
+
+def _item_type(items: Any) -> ValueType:
+    first = items[0]
+    if isinstance(items, bytes):
+        return ValueType.UINT8
+    if isinstance(first, str | bytes | bytearray):
+        return ValueType.STRING
+    if isinstance(first, bool):
+        return ValueType.BOOL
+    return ValueType.FLOAT32 if isinstance(first, float) else ValueType.INT32
+
+
+def _plain(item: Any) -> str | int | float | bool:
+    if isinstance(item, bytes | bytearray):
+        return bytes(item).decode("utf-8", "surrogateescape")
+    if isinstance(item, str):
+        return item
+    value: int | float | bool = item.item() if hasattr(item, "item") else item
+    return value

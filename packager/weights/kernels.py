@@ -1,0 +1,65 @@
+"""A block of float32 rows to the bytes of a GGML type, by llama.cpp's own kernels.
+
+Every row is converted by itself, so neither the size of a block nor the number of threads changes a byte. All of this runs
+without the GIL.
+
+Source:
+    llama.cpp `ggml/src/ggml.c` `ggml_quantize_chunk`; float16 is rounded to nearest even, as numpy (and so
+    `convert_hf_to_gguf.py`) does.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from packager.errors import InputInvalid
+from packager.formats.gguf import GGML_TYPE_SIZES, GgmlType
+from packager.weights.llama_library import llama_library
+from packager.weights.merged import is_finite
+
+# Half of the distance from the largest float16 to the next power: from here on, rounding gives infinity.
+FLOAT16_OVERFLOW = 65520.0
+
+
+def convert_rows(block: torch.Tensor, kind: GgmlType, name: str) -> memoryview:
+    """Convert rows to a GGML type.
+
+    Args:
+        block: Shape `(rows, columns)`, float32, contiguous, finite; columns a whole number of blocks of `kind`.
+        kind: F32, F16, or a quantized type.
+        name: The tensor, for the error.
+
+    Returns:
+        The rows' bytes, one after the other.
+
+    Raises:
+        InputInvalid: A value does not fit the type (float16 ends at 65504; quantized blocks have float16 scales).
+    """
+    if kind is GgmlType.F32:
+        return _bytes_of(block)
+    if kind is GgmlType.F16:
+        half = block.to(torch.float16)
+        if not is_finite(half):
+            raise InputInvalid(
+                f"tensor {name} has a value beyond {FLOAT16_OVERFLOW:.0f}, which float16 does not hold",
+                hint="Build without f16: --quant q8_0,q4_k_m.",
+            )
+        return _bytes_of(half)
+    rows, columns = block.shape
+    elements, size = GGML_TYPE_SIZES[kind]
+    result = torch.empty(rows * columns // elements * size, dtype=torch.uint8)
+    library = llama_library()
+    library.quantize_chunk(int(kind), block.data_ptr(), result.data_ptr(), 0, rows, columns, None)
+    if float(block.abs().max()) > FLOAT16_OVERFLOW and not _is_valid(kind, result):
+        raise InputInvalid(f"tensor {name} has values too large for {kind.name}")
+    return _bytes_of(result)
+
+
+def _is_valid(kind: GgmlType, data: torch.Tensor) -> bool:
+    library = llama_library()
+    with library.quiet():
+        return bool(library.validate_row_data(int(kind), data.data_ptr(), data.numel()))
+
+
+def _bytes_of(tensor: torch.Tensor) -> memoryview:
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())

@@ -1,0 +1,217 @@
+"""The base's tensors with the adapter's updates added, read in row blocks: the one source of every output.
+
+Unlike `peft.merge_and_unload`, nothing is loaded whole and the sum stays in float32: `W + scale * (B @ A)` is computed for a
+fixed number of rows at a time, by one thread, so that its bits depend on the files alone, neither on the number of
+threads nor on which output asked. Bytes are read with `pread`: a memory map would count the whole model as resident, and
+would kill the process where a file is cut short while it is read.
+
+Source:
+    arXiv:2106.09685, eq. 3; peft 0.21 `LoraLayer.get_delta_weight` (`transpose(B @ A, fan_in_fan_out) * scaling`).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+from packager.artifacts import Adapter, Checkpoint, LoraPair, TensorEntry
+from packager.errors import InputInvalid, Unsupported
+
+# Elements per row block. It is part of the result: another size may change the last bit of a merged weight.
+BLOCK_ELEMENTS = 1 << 20
+
+_TORCH_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+_MERGEABLE = ("F32", "F16", "BF16")
+
+
+def rows_per_block(columns: int) -> int:
+    """Give how many rows of a matrix with this many columns make one block; at least 1."""
+    return max(1, BLOCK_ELEMENTS // max(1, columns))
+
+
+def row_blocks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
+    """Yield the half-open row ranges `(first, end)` that cover a matrix in blocks, in order."""
+    step = rows_per_block(columns)
+    for first in range(0, rows, step):
+        yield first, min(rows, first + step)
+
+
+@contextmanager
+def single_threaded_torch() -> Iterator[None]:
+    """Make every torch operation use one thread: the parallel work here is done on blocks, and bits must not vary."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class MergedTensors:
+    """All tensors of base + adapter by name, readable in row blocks from any number of threads at once.
+
+    Args:
+        base: The checkpoint whose tensors are read.
+        adapter: The updates; None gives the base's own values.
+
+    Raises:
+        InputInvalid: A pair names a tensor that the base does not have.
+        Unsupported: A pair changes a tensor whose element type is not float32, bfloat16 or float16, or that is not a matrix.
+    """
+
+    def __init__(self, base: Checkpoint, adapter: Adapter | None) -> None:
+        self._entries = {entry.name: entry for entry in base.tensors}
+        self._pairs: dict[str, LoraPair] = {}
+        for pair in adapter.pairs if adapter else ():
+            self._pairs[pair.target] = _checked(pair, self._entries.get(pair.target), base)
+        self._files: dict[Path, int] = {}
+
+    def __enter__(self) -> MergedTensors:
+        tensors = [*self._entries.values(), *(t for pair in self._pairs.values() for t in (pair.a, pair.b))]
+        for file in sorted({tensor.file for tensor in tensors}):
+            try:
+                self._files[file] = os.open(file, os.O_RDONLY)
+            except OSError as error:
+                self._close()
+                raise InputInvalid(f"{file}: {error.strerror}") from error
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._close()
+
+    @property
+    def entries(self) -> tuple[TensorEntry, ...]:
+        """The base's tensors, in its order."""
+        return tuple(self._entries.values())
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Give the type a tensor has here: bfloat16 is widened, and what an update changes is float32."""
+        stored = self._entries[name].dtype
+        if name in self._pairs or stored == "BF16":
+            return torch.float32
+        return _TORCH_DTYPES[stored]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Give a tensor's shape, in the checkpoint's order."""
+        return self._entries[name].shape
+
+    def rows(self, name: str, first: int, end: int) -> torch.Tensor:
+        """Read the rows `first` to `end` of a tensor seen as a matrix, with its update added.
+
+        Args:
+            name: The tensor; its leading dimensions count as rows, a vector is one row.
+            first: First row; the start of a block of `row_blocks`, so that every caller gets the same bits.
+            end: One after the last row, the end of that block.
+
+        Returns:
+            Shape `(end - first, columns)`, of type `dtype(name)`, finite.
+
+        Raises:
+            InputInvalid: The file ends before the tensor does, or a value is not finite; the tensor is named.
+        """
+        pair = self._pairs.get(name)
+        block = self._read(self._entries[name], first, end)
+        block = block.to(self.dtype(name)) if pair is None else block.to(torch.float32) + self._update(pair, first, end)
+        if not is_finite(block):
+            raise InputInvalid(self._blame(name), hint="The training may have diverged; use an earlier checkpoint.")
+        return block
+
+    def whole(self, name: str) -> torch.Tensor:
+        """Read a whole tensor in its own shape; the same bits as its `rows`, block by block."""
+        shape = self.shape(name)
+        rows, columns = matrix_shape(shape)
+        result = torch.empty((rows, columns), dtype=self.dtype(name))
+        for first, end in row_blocks(rows, columns):
+            result[first:end] = self.rows(name, first, end)
+        return result.reshape(shape)
+
+    def _blame(self, name: str) -> str:
+        for part in (self._entries[name], *self._parts(name)):
+            part_rows, part_columns = matrix_shape(part.shape)
+            for first, end in row_blocks(part_rows, part_columns):
+                if not is_finite(self._read(part, first, end)):
+                    return f"{part.file}: tensor {part.name} has a value that is not finite"
+        return f"merged tensor {name} has a value that is not finite"
+
+    def _parts(self, name: str) -> tuple[TensorEntry, ...]:
+        pair = self._pairs.get(name)
+        return (pair.a, pair.b) if pair else ()
+
+    def _update(self, pair: LoraPair, first: int, end: int) -> torch.Tensor:
+        rank = pair.a.shape[0]
+        if pair.transposed:  # the base holds (in, out): its rows are columns of A
+            a = self._read(pair.a, 0, rank).to(torch.float32)[:, first:end]
+            b = self._read(pair.b, 0, pair.b.shape[0]).to(torch.float32)
+            return (b @ a).T * pair.scale
+        a = self._read(pair.a, 0, rank).to(torch.float32)
+        b = self._read(pair.b, first, end).to(torch.float32)
+        return (b @ a) * pair.scale
+
+    def _read(self, entry: TensorEntry, first: int, end: int) -> torch.Tensor:
+        dtype = _TORCH_DTYPES.get(entry.dtype)
+        if dtype is None:
+            raise Unsupported(f"{entry.file}: tensor {entry.name} is stored as {entry.dtype}", hint="Use the 16-bit base.")
+        _, columns = matrix_shape(entry.shape)
+        row_bytes = columns * dtype.itemsize
+        raw = bytearray((end - first) * row_bytes)
+        self._read_into(memoryview(raw), entry, entry.offset + first * row_bytes)
+        if not raw:
+            return torch.empty((end - first, columns), dtype=dtype)
+        return torch.frombuffer(raw, dtype=dtype).reshape(end - first, columns)
+
+    def _read_into(self, view: memoryview, entry: TensorEntry, offset: int) -> None:
+        file = self._files[entry.file]
+        while view:
+            count = os.preadv(file, [view], offset)
+            if count == 0:
+                raise InputInvalid(f"{entry.file}: ends inside tensor {entry.name}", hint="Copy or download the file again.")
+            view, offset = view[count:], offset + count
+
+    def _close(self) -> None:
+        for file in self._files.values():
+            os.close(file)
+        self._files.clear()
+
+
+def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Give `(rows, columns)` of a shape whose leading dimensions are flattened; a vector is one row, a scalar one value."""
+    if not shape:
+        return 1, 1
+    return math.prod(shape[:-1]), shape[-1]
+
+
+def is_finite(block: torch.Tensor) -> bool:
+    """Whether a block holds neither NaN nor infinity (one pass: both survive the minimum and the maximum)."""
+    if block.numel() == 0 or not block.is_floating_point():
+        return True
+    if block.dtype.itemsize == 1:  # no minimum is defined for 8-bit floats
+        block = block.to(torch.float32)
+    return all(math.isfinite(float(bound)) for bound in torch.aminmax(block))
+
+
+def _checked(pair: LoraPair, entry: TensorEntry | None, base: Checkpoint) -> LoraPair:
+    if entry is None:
+        raise InputInvalid(f"{pair.a.file}: adapts {pair.target}, which {base.folder} does not have")
+    if entry.dtype not in _MERGEABLE or len(entry.shape) != 2:
+        what = f"{entry.dtype} of shape {entry.shape}"
+        raise Unsupported(f"{entry.file}: cannot merge into {entry.name} ({what})", hint="Use the 16-bit base.")
+    return pair
