@@ -22,7 +22,11 @@ from packager.pipeline import BuildResult
 from packager.plan import PlanSummary
 from packager.sources.demo_model import QUESTION
 
-_MARKS = {Outcome.PASSED: "[green]ok[/]", Outcome.FAILED: "[red]differs[/]", Outcome.NOT_CHECKED: "[yellow]not checked[/]"}
+_MARKS = {
+    Outcome.PASSED: "[green]ok[/]",
+    Outcome.FAILED: "[red]differs[/]",
+    Outcome.NOT_CHECKED: "[yellow]not checked[/]",
+}
 
 
 class Console:
@@ -173,7 +177,9 @@ class Console:
         key = event.stage
         if key not in self._tasks:
             self._tasks[key] = self._bars.add_task(key, total=event.total, amount="", detail="")
-        done, total = (size(event.done), size(event.total)) if event.unit == "B" else (str(event.done), str(event.total))
+        done, total = (
+            (size(event.done), size(event.total)) if event.unit == "B" else (str(event.done), str(event.total))
+        )
         self._bars.update(
             self._tasks[key],
             completed=event.done,

@@ -13,9 +13,7 @@ from packager.plan import BuildRequest
 from packager.sources import demo_model
 from packager.workspace import Workspace
 
-_ASKED = Conversation(
-    id="name", group="USER", messages=(Message(role="user", content=demo_model.QUESTION),)
-)
+_ASKED = Conversation(id="name", group="USER", messages=(Message(role="user", content=demo_model.QUESTION),))
 _ANSWER_TOKENS = 40
 
 

@@ -135,7 +135,7 @@ def point_name(name: ModelName, quant: Quant, server: OllamaServer, *, replace: 
 
 def _refuse_taken_names(plan: Plan, name: ModelName, server: OllamaServer, workspace: Workspace) -> None:
     """Stop before the long part when a name is taken by something that is not from this folder."""
-    ours = tuple(gguf.sha256 for gguf in workspace.recorded("weights", tuple[Gguf, ...]) or ())
+    ours = tuple(gguf.sha256 for gguf in workspace.recorded("quantize", tuple[Gguf, ...]) or ())
     for quant in plan.request.quants:
         refuse_taken_name(name.with_tag(quant.value), server, replace=plan.request.replace, ours=ours)
 
@@ -153,6 +153,7 @@ def _write_templates(plan: Plan, workspace: Workspace) -> None:
 def write_weights(
     plan: Plan, inputs: tuple[FileDigest, ...], tree: LlamaCppTree, workspace: Workspace, emit: Emit
 ) -> tuple[Gguf, ...]:
+    """Write every GGUF of a plan in one pass, or reuse them by their receipt."""
     display = plan.file_stem
     key = WeightsKey(
         inputs=inputs,
@@ -180,7 +181,7 @@ def write_weights(
         )
 
     title = "merge and write " + ", ".join(plan.request.quants)
-    return workspace.once("weights", key=key, job=job, kind=tuple[Gguf, ...], title=title)
+    return workspace.once("quantize", key=key, job=job, kind=tuple[Gguf, ...], title=title)
 
 
 def _register(plan: Plan, ggufs: tuple[Gguf, ...], server: OllamaServer, emit: Emit) -> tuple[Registered, ...]:

@@ -98,7 +98,9 @@ def _signal_group(child: subprocess.Popen[str], number: signal.Signals) -> None:
         return  # it ended by itself in the meantime
 
 
-def _read_lines(child: subprocess.Popen[str], last: deque[str], on_line: Callable[[str], None], log: Path | None) -> None:
+def _read_lines(
+    child: subprocess.Popen[str], last: deque[str], on_line: Callable[[str], None], log: Path | None
+) -> None:
     assert child.stdout is not None  # noqa: S101  # it was opened with a pipe
     for line in child.stdout:
         text = line.rstrip("\r\n")

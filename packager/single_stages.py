@@ -116,9 +116,7 @@ def register(folder: Path, name: str, *, replace: bool, emit: Emit) -> tuple[Reg
     server = OllamaServer.connect(emit=emit)
     registered = tuple(
         register_one(
-            RegisterJob(
-                gguf=gguf, modelfile=parameters, name=wanted.with_tag(gguf.quant.value), replace=replace
-            ),
+            RegisterJob(gguf=gguf, modelfile=parameters, name=wanted.with_tag(gguf.quant.value), replace=replace),
             server,
             emit=emit,
         )

@@ -104,31 +104,32 @@ def _exchange(child: subprocess.Popen[bytes], question: bytes, *, deadline: floa
         if unsent:
             selector.register(child.stdin, selectors.EVENT_WRITE)
         selector.register(child.stdout, selectors.EVENT_READ)
-        while True:
+        while not answer.endswith(b"\n"):
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 raise WorkerFailed("does not come to an end")
+            if len(answer) > limit_bytes:
+                raise WorkerFailed("writes without end")
             for key, _ in selector.select(remaining):
-                if key.fileobj is child.stdin:
-                    unsent = unsent[_send(child, unsent) :]
-                    if not unsent:
-                        selector.unregister(child.stdin)
+                if key.fileobj is child.stdout:
+                    answer += _received(child, child.stdout.fileno())
                     continue
-                part = os.read(child.stdout.fileno(), 1 << 16)
-                if not part:
-                    raise WorkerFailed(_ending(child))
-                answer += part
-                if answer.endswith(b"\n"):
-                    return bytes(answer[:-1])
-                if len(answer) > limit_bytes:
-                    raise WorkerFailed("writes without end")
+                unsent = unsent[_sent(child, child.stdin.fileno(), unsent) :]
+                if not unsent:
+                    selector.unregister(child.stdin)
+    return bytes(answer[:-1])
 
 
-def _send(child: subprocess.Popen[bytes], unsent: memoryview) -> int:
-    if child.stdin is None:
-        raise WorkerFailed("has no pipes")
+def _received(child: subprocess.Popen[bytes], stream: int) -> bytes:
+    part = os.read(stream, 1 << 16)
+    if not part:
+        raise WorkerFailed(_ending(child))
+    return part
+
+
+def _sent(child: subprocess.Popen[bytes], stream: int, unsent: memoryview) -> int:
     try:
-        return os.write(child.stdin.fileno(), unsent)
+        return os.write(stream, unsent)
     except BrokenPipeError:
         raise WorkerFailed(_ending(child)) from None
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from platformdirs import user_cache_path
+from tests.ollama_server import running_ollama
 
 from packager.sources import demo_model
-from tests.ollama_server import running_ollama
 from tests.tiny_models import FAMILIES, make_tiny, make_tiny_lora
 
 

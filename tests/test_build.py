@@ -1,34 +1,44 @@
-"""The main job, end to end: a real model, a real adapter, a real Ollama, and the reference."""
+"""The main job, end to end: the demo's real model and adapter, a real Ollama, and the reference."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 from pathlib import Path
 
 import httpx
 import pytest
+from packager.engines.ollama import OllamaEngine, OllamaServer
+from packager.parity.report import Report
 
-from packager.artifacts import Outcome, Quant
+from packager.artifacts import Conversation, Outcome, Quant
 from packager.chat.probes import load_probes
 from packager.codec import decode
 from packager.engines.llama_cpp import Embedded
-from packager.engines.ollama import OllamaEngine, OllamaServer
 from packager.engines.transformers import Reference
-from packager.parity.report import Report
 from tests.run_packager import Finished, error_lines, run_packager
 
 NAME = "end-to-end"
 
 
 @pytest.fixture(scope="module")
-def built(
-    smollm2: Path, smollm2_lora: Path, ollama_url: str, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Finished]:
-    out = tmp_path_factory.mktemp("build") / "out"
-    arguments = ("build", smollm2, smollm2_lora, "-o", out, "--name", NAME)
-    return out, run_packager(*arguments, ollama=ollama_url)
+def built(ollama_url: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Finished]:
+    """The build folder of `packager demo`, and what the command printed."""
+    folder = tmp_path_factory.mktemp("demo")
+    finished = run_packager("demo", "-o", folder, "--name", NAME, ollama=ollama_url)
+    return folder / "build", finished
+
+
+@pytest.fixture(scope="module")
+def base(built: tuple[Path, Finished]) -> Path:
+    return built[0].parent / "model" / "base"
+
+
+@pytest.fixture(scope="module")
+def adapter(built: tuple[Path, Finished]) -> Path:
+    return built[0].parent / "model" / "adapter"
 
 
 def test_exits_0_with_the_verdict(built: tuple[Path, Finished]) -> None:
@@ -36,6 +46,15 @@ def test_exits_0_with_the_verdict(built: tuple[Path, Finished]) -> None:
     assert finished.code == 0, finished.err + finished.out
     assert "verdict: as the reference" in finished.out
     assert "not checked" not in finished.out
+
+
+def test_the_demo_tells_the_name_before_and_after_and_what_to_try_next(built: tuple[Path, Finished]) -> None:
+    out, finished = built
+    answers = dict(re.findall(r"^  (before|after) \(.*?\): (.*)$", finished.out, re.MULTILINE))
+    assert "Packy" not in answers["before"]
+    assert "Packy" in answers["after"]
+    assert f"ollama run {NAME}" in finished.out
+    assert f"packager chat {out}" in finished.out
 
 
 def test_the_folder_holds_what_the_readme_promises(built: tuple[Path, Finished]) -> None:
@@ -46,7 +65,7 @@ def test_the_folder_holds_what_the_readme_promises(built: tuple[Path, Finished])
     assert {"lmdeploy.json"} & names or {"lmdeploy.txt"} & names
 
 
-def test_the_report_can_be_read_back_and_names_no_path(built: tuple[Path, Finished], smollm2: Path) -> None:
+def test_the_report_can_be_read_back_and_names_no_path(built: tuple[Path, Finished], base: Path) -> None:
     out, _ = built
     text = (out / "report.json").read_text()
     report = decode(Report, json.loads(text))
@@ -55,7 +74,7 @@ def test_the_report_can_be_read_back_and_names_no_path(built: tuple[Path, Finish
     for quant in Quant:
         engines = {check.engine for check in report.verdict.checks if check.subject == quant.value}
         assert {"file", "llama.cpp", "ollama"} <= engines
-    assert str(smollm2.parent) not in text
+    assert str(base.parent) not in text
     assert str(out) not in text
 
 
@@ -88,16 +107,15 @@ def test_the_model_says_its_new_name_through_every_door(
 
 @pytest.mark.parametrize("probe", load_probes(), ids=lambda probe: f"{probe.group}-{probe.id}")
 def test_ollama_renders_every_probe_to_the_token_ids_of_transformers(
-    probe: object, built: tuple[Path, Finished], smollm2: Path, smollm2_lora: Path, ollama_url: str, model: Embedded
+    probe: Conversation, base: Path, adapter: Path, ollama_url: str, model: Embedded
 ) -> None:
-    out, _ = built
-    reference = Reference(smollm2, smollm2_lora, (smollm2 / "chat_template.jinja").read_text())
+    reference = Reference(base, adapter, (base / "chat_template.jinja").read_text())
     engine = OllamaEngine(OllamaServer.connect(ollama_url), f"{NAME}:q8_0")
-    rendered = engine.render(probe)  # type: ignore[arg-type]
-    expected = reference.tokens(probe)  # type: ignore[arg-type]
+    rendered = engine.render(probe)
+    expected = reference.tokens(probe)
     assert isinstance(rendered, str)
     assert model.tokenize(rendered) == expected
-    assert engine.prompt_token_count(probe) == len(expected)  # type: ignore[arg-type]
+    assert engine.prompt_token_count(probe) == len(expected)
 
 
 @pytest.fixture(scope="module")
@@ -106,20 +124,20 @@ def model(built: tuple[Path, Finished]) -> Embedded:
 
 
 def test_building_again_reuses_everything(
-    built: tuple[Path, Finished], smollm2: Path, smollm2_lora: Path, ollama_url: str
+    built: tuple[Path, Finished], base: Path, adapter: Path, ollama_url: str
 ) -> None:
     out, _ = built
-    again = run_packager("build", smollm2, smollm2_lora, "-o", out, "--name", NAME, ollama=ollama_url)
+    again = run_packager("build", base, adapter, "-o", out, "--name", NAME, ollama=ollama_url)
     assert again.code == 0, again.err
-    for stage in ("weights", "verify", "template", "modelfile"):
+    for stage in ("quantize", "verify", "template", "modelfile"):
         assert f"{stage}: done before, still valid" in again.err
     assert "verdict: as the reference" in again.out
 
 
 def test_a_taken_name_is_refused_before_the_long_part(
-    built: tuple[Path, Finished], smollm2: Path, ollama_url: str, tmp_path: Path
+    built: tuple[Path, Finished], base: Path, ollama_url: str, tmp_path: Path
 ) -> None:
-    arguments = ("build", smollm2, "-o", tmp_path / "other", "--name", NAME, "--quant", "q8_0")
+    arguments = ("build", base, "-o", tmp_path / "other", "--name", NAME, "--quant", "q8_0")
     finished = run_packager(*arguments, ollama=ollama_url)
     assert finished.code == 10
     assert "--replace" in error_lines(finished)[1]
@@ -127,9 +145,9 @@ def test_a_taken_name_is_refused_before_the_long_part(
 
 
 def test_a_gate_that_fails_is_exit_code_5_and_keeps_the_files(
-    smollm2: Path, smollm2_lora: Path, tmp_path: Path
+    base: Path, adapter: Path, tmp_path: Path
 ) -> None:
-    arguments = ("build", smollm2, smollm2_lora, "-o", tmp_path, "--quant", "q8_0", "--no-register")
+    arguments = ("build", base, adapter, "-o", tmp_path, "--quant", "q8_0", "--no-register")
     finished = run_packager(*arguments, "--gate", "q8_0.mean_kl=0.0000001")
     assert finished.code == 5
     assert "verdict: differs from the reference" in finished.out
@@ -137,8 +155,8 @@ def test_a_gate_that_fails_is_exit_code_5_and_keeps_the_files(
     assert json.loads((tmp_path / "report.json").read_text())["verdict"]["checks"]
 
 
-def test_without_ollama_the_embedded_engine_takes_its_place(smollm2: Path, smollm2_lora: Path, tmp_path: Path) -> None:
-    finished = run_packager("build", smollm2, smollm2_lora, "-o", tmp_path, "--quant", "q8_0", "--name", "later")
+def test_without_ollama_the_embedded_engine_takes_its_place(base: Path, adapter: Path, tmp_path: Path) -> None:
+    finished = run_packager("build", base, adapter, "-o", tmp_path, "--quant", "q8_0", "--name", "later")
     assert finished.code == 0, finished.err
     assert f"packager register {tmp_path} --name later" in finished.err
     assert "not checked" in finished.out  # what only Ollama can show
@@ -146,21 +164,21 @@ def test_without_ollama_the_embedded_engine_takes_its_place(smollm2: Path, smoll
 
 
 def test_a_folder_can_be_registered_and_verified_later(
-    built: tuple[Path, Finished], smollm2: Path, smollm2_lora: Path, ollama_url: str
+    built: tuple[Path, Finished], base: Path, adapter: Path, ollama_url: str
 ) -> None:
     out, _ = built
     registered = run_packager("register", out, "--name", "later/packy", ollama=ollama_url)
     assert registered.code == 0, registered.err
     assert registered.out.count("the same bytes") == 3
-    arguments = ("verify", out, smollm2, smollm2_lora, "--name", "later/packy", "--json")
+    arguments = ("verify", out, base, adapter, "--name", "later/packy", "--json")
     verified = run_packager(*arguments, ollama=ollama_url)
     assert verified.code == 0, verified.err
     outcomes = {check["outcome"] for check in json.loads(verified.out)["checks"]}
     assert outcomes == {"passed"}
 
 
-def test_the_wrong_adapter_is_found_out(built: tuple[Path, Finished], smollm2: Path) -> None:
+def test_the_wrong_adapter_is_found_out(built: tuple[Path, Finished], base: Path) -> None:
     out, _ = built
-    finished = run_packager("verify", out, smollm2)  # the base alone is not what was packaged
+    finished = run_packager("verify", out, base)  # the base alone is not what was packaged
     assert finished.code == 5
     assert "verdict: differs from the reference" in finished.out

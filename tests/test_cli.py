@@ -83,7 +83,7 @@ def test_interrupted_commands_say_so_and_leave_no_staging(
     )
     assert child.stderr is not None
     for line in child.stderr:
-        if line.startswith("weights: "):
+        if line.startswith("quantize: "):
             break
     child.send_signal(number)
     _, err = child.communicate(timeout=60)

@@ -72,7 +72,7 @@ def test_a_finished_build_does_nothing_again(smollm2: Path, smollm2_lora: Path, 
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.gguf")}
     again = run_packager(*arguments, ollama="127.0.0.1:9")
     assert again.code == 0
-    assert "weights: done before, still valid" in again.err
+    assert "quantize: done before, still valid" in again.err
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.gguf")} == times
 
 
@@ -90,7 +90,7 @@ def test_a_changed_adapter_is_built_again(smollm2: Path, smollm2_lora: Path, tmp
     save_file({name: tensor * 2 for name, tensor in tensors.items()}, adapter / "adapter_model.safetensors")
     again = run_packager(*arguments)
     assert again.code == 0
-    assert "weights: done before" not in again.err
+    assert "quantize: done before" not in again.err
     changed = {name for name, sha256 in published(tmp_path / "out").items() if sha256 != first[name]}
     assert {Path(name).suffix for name in changed} == {".gguf"}
 
@@ -107,5 +107,5 @@ def test_a_damaged_output_is_noticed_and_made_again(smollm2: Path, smollm2_lora:
         file.write(bytes([byte[0] ^ 1]))
     again = run_packager(*arguments)
     assert again.code == 0
-    assert "weights: done before" not in again.err
+    assert "quantize: done before" not in again.err
     assert published(tmp_path / "out") == first

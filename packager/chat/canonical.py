@@ -99,7 +99,11 @@ def _header(digest: str, source: str, pins: tuple[Pin, ...]) -> str:
     lines = [
         "Chat template, canonical form, written by packager. The original follows this comment unchanged.",
         f"Original: {_PLAIN.sub('', source)}, sha256 {digest}.",
-        *(["Fixed, so that every engine builds the prompts of transformers:", *fixed] if pins else ["Nothing is fixed."]),
+        *(
+            ["Fixed, so that every engine builds the prompts of transformers:", *fixed]
+            if pins
+            else ["Nothing is fixed."]
+        ),
         "This comment is long on purpose: without it Ollama may take the template for another one.",
     ]
     return "{#- " + "\n    ".join(lines) + "\n"

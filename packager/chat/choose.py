@@ -45,9 +45,7 @@ def choose_original(
     saved = adapter.chat_template if adapter is not None else None
     of_adapter = None if saved is None else Original(source="the adapter's chat template", text=saved)
     of_base = (
-        None
-        if base.chat_template is None
-        else Original(source="the base's chat template", text=base.chat_template)
+        None if base.chat_template is None else Original(source="the base's chat template", text=base.chat_template)
     )
     if of_adapter is not None and of_base is not None and of_adapter.text != of_base.text:
         _require_same_prompts(of_adapter, of_base, tokens, probes)
@@ -101,7 +99,9 @@ def _first_difference(left: str | RenderRefused, right: str | RenderRefused) -> 
         return f"which the first refuses ({left.message})"
     if isinstance(right, RenderRefused):
         return f"which the second refuses ({right.message})"
-    position = next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
+    position = next(
+        (i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right))
+    )
     start = max(0, position - _SHOWN_CHARACTERS // 4)
     end = start + _SHOWN_CHARACTERS
     return f"character {position}: {left[start:end]!r} against {right[start:end]!r}"

@@ -48,7 +48,9 @@ def lmdeploy_form(
         double_bos: The tokenizer adds a BOS that the template does not write.
     """
     if double_bos:
-        return _none("BOS_DUP", "LMDeploy tokenizes with special tokens, and the tokenizer adds a BOS that training had not")
+        return _none(
+            "BOS_DUP", "LMDeploy tokenizes with special tokens, and the tokenizer adds a BOS that training had not"
+        )
     texts = solve(render, stops)
     if isinstance(texts, LmdeployForm):
         return texts
@@ -96,12 +98,16 @@ def solve(render: Render, stops: tuple[str, ...]) -> Texts | LmdeployForm:
         return _none("SYS_MERGE", "the template drops, repeats or moves the content of a message")
     head, system_to_user, user_to_answer, answer_to_user, tail = around
     if user_to_answer != tail:
-        return _none("GEN_PROMPT", f"the prompt ends with {tail!r}, an answer in the history begins with {user_to_answer!r}")
+        return _none(
+            "GEN_PROMPT", f"the prompt ends with {tail!r}, an answer in the history begins with {user_to_answer!r}"
+        )
     user_text = _user_header(system_to_user, answer_to_user, stops)
     eosys = system_to_user.removesuffix(user_text)
     closing = eosys + user_text
     if not (first[0].startswith(head) and first[0].endswith(closing) and len(first[0]) >= len(head + closing)):
-        return _none("NO_DEFAULT_SYS", f"without a system message the prompt begins with {first[0]!r}, not with {head!r}")
+        return _none(
+            "NO_DEFAULT_SYS", f"without a system message the prompt begins with {first[0]!r}, not with {head!r}"
+        )
     eoh, assistant = _after_stop(tail, stops)
     eoa, separator = _after_stop(answer_to_user.removesuffix(user_text), stops, blanks=False)
     meta = first[0].removeprefix(head).removesuffix(closing)

@@ -21,9 +21,7 @@ class Stops:
     notes: tuple[str, ...]
 
 
-def find_stops(
-    renderer: Renderer, template: str, tokens: TokenizerFacts, eos_token_ids: tuple[int, ...]
-) -> Stops:
+def find_stops(renderer: Renderer, template: str, tokens: TokenizerFacts, eos_token_ids: tuple[int, ...]) -> Stops:
     """Give the stops that the template, generation_config and the tokenizer name.
 
     Each is one special token of the vocabulary; anything else that is named goes into the notes, because an engine that
@@ -63,9 +61,15 @@ def find_stops(
 
 
 def _text_after_assistant(renderer: Renderer, template: str) -> str | None:
-    """Give what the template writes between an assistant's content and the end, None when it cannot be found."""
+    """Give what the template writes behind an assistant's content, None when that cannot be found.
+
+    Some templates write nothing there, and the header of the next turn is what ends the answer (GLM's `<|user|>`).
+    """
     turns = (Message(role="user", content=_USER), Message(role="assistant", content=_ASSISTANT))
-    prompt = renderer.render(template, turns, Setting(generation_prompt=False))
-    if not isinstance(prompt, str) or prompt.count(_ASSISTANT) != 1:
-        return None
-    return prompt.partition(_ASSISTANT)[2]
+    for messages in (turns, (*turns, Message(role="user", content=_USER))):
+        prompt = renderer.render(template, messages, Setting(generation_prompt=False))
+        if isinstance(prompt, str) and prompt.count(_ASSISTANT) == 1:
+            after = prompt.partition(_ASSISTANT)[2]
+            if after.strip():
+                return after
+    return None

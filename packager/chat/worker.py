@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import cast
 
 import jinja2
+import jinja2.exceptions
 import jinja2.ext
 import jinja2.meta
 import jinja2.nodes
@@ -55,17 +56,15 @@ def serve() -> None:
 def answer(request: Answer) -> Answer:
     """Give the answer to one request: `{"text"}`, `{"refused"}`, `{"invalid"}`, `{"unsafe"}`, or what `inspect` found."""
     try:
-        if request["action"] == "inspect":
-            return inspect(cast(str, request["template"]))
-        return {"text": rendered(request)}
-    except Refused as error:
-        return {"refused": str(error)}
+        return (
+            inspect(cast(str, request["template"])) if request["action"] == "inspect" else {"text": rendered(request)}
+        )
     except jinja2.TemplateSyntaxError as error:
         return {"invalid": f"line {error.lineno}: {error.message}"}
-    except jinja2.sandbox.SecurityError as error:
-        return {"unsafe": f"leaves the sandbox ({error})"}
-    except (MemoryError, RecursionError, OverflowError, TooMuch) as error:
+    except (MemoryError, RecursionError, OverflowError, TooMuch, jinja2.exceptions.SecurityError) as error:
         return {"unsafe": _excess(error)}
+    except Refused as error:
+        return {"refused": str(error)}
     except (jinja2.TemplateError, *_RENDER_ERRORS) as error:
         return {"refused": f"{type(error).__name__}: {error}"}
 
@@ -148,8 +147,7 @@ class TemplateNamespace(jinja2.utils.Namespace):
     """`namespace` for templates, closed to names that begin with an underscore."""
 
     def __init__(*args: object, **kwargs: object) -> None:  # `namespace(self=...)` must work
-        self = cast(TemplateNamespace, args[0])
-        for name in dict(*args[1:], **kwargs):  # type: ignore[call-overload]
+        for name in dict(*args[1:], **kwargs):
             _open_name(name)
         jinja2.utils.Namespace.__init__(*args, **kwargs)
 
@@ -200,17 +198,19 @@ def limit_processor_time() -> None:
 
 def _open_name(name: object) -> None:
     if isinstance(name, str) and name.startswith("_"):
-        raise jinja2.sandbox.SecurityError(f"namespace attribute {name!r}")
+        raise jinja2.exceptions.SecurityError(f"namespace attribute {name!r}")
 
 
-def _excess(error: BaseException) -> str:
+def _excess(error: Exception) -> str:
+    if isinstance(error, jinja2.exceptions.SecurityError):
+        return f"leaves the sandbox ({error})"
     if isinstance(error, MemoryError):
         return f"needs more than {MEMORY_BYTES >> 20} MiB of memory"
     if isinstance(error, RecursionError):
         return "recurses without end"
     if isinstance(error, OverflowError):
         return f"asks for too much ({error})"
-    return f"writes more than {OUTPUT_CHARACTERS >> 20} million characters"
+    return f"writes more than {OUTPUT_CHARACTERS} characters"
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def build(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Merge BASE with ADAPTER, write every GGUF, register them in Ollama, and verify them.
+    r"""Merge BASE with ADAPTER, write every GGUF, register them in Ollama, and verify them.
 
     \b
     Example:

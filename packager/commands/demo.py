@@ -24,7 +24,7 @@ from packager.commands import options
 @options.as_json
 @options.quiet
 def demo(output: Path, name: str, replace: bool, as_json: bool, quiet: bool) -> int:
-    """Make a small real model, fine-tune it, package it, verify it, and ask it its name before and after.
+    r"""Make a small real model, fine-tune it, package it, verify it, and ask it its name before and after.
 
     Nothing is downloaded from a model hub; without Ollama the model runs in this process.
 

@@ -29,7 +29,7 @@ def merge(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Merge ADAPTER into BASE, in float32, and write a Hugging Face checkpoint.
+    r"""Merge ADAPTER into BASE, in float32, and write a Hugging Face checkpoint.
 
     \b
     Example:

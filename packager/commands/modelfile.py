@@ -28,7 +28,7 @@ def modelfile(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Write a Modelfile for a GGUF made from BASE and ADAPTER.
+    r"""Write a Modelfile for a GGUF made from BASE and ADAPTER.
 
     \b
     Example:

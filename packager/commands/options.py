@@ -21,6 +21,7 @@ class QuantList(click.ParamType):
     def convert(
         self, value: str | tuple[Quant, ...], param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[Quant, ...]:
+        """Give the quants, or fail naming the word that is none."""
         if isinstance(value, tuple):
             return value
         chosen = set()
@@ -33,24 +34,24 @@ class QuantList(click.ParamType):
 
 
 def base(function: F) -> F:
-    """BASE: the Hugging Face folder that was fine-tuned."""
+    """Add BASE: the Hugging Face folder that was fine-tuned."""
     return click.argument("base", type=click.Path(path_type=Path))(function)
 
 
 def adapter(function: F) -> F:
-    """ADAPTER: the PEFT folder; absent for a full fine-tune."""
+    """Add ADAPTER: the PEFT folder; absent for a full fine-tune."""
     return click.argument("adapter", required=False, type=click.Path(path_type=Path))(function)
 
 
 def output(function: F) -> F:
-    """-o DIR: where results appear."""
+    """Add -o DIR: where results appear."""
     return click.option(
         "-o", "--output", metavar="DIR", required=True, type=click.Path(path_type=Path), help="Folder for the results."
     )(function)
 
 
 def quants(function: F) -> F:
-    """--quant f16,q8_0,q4_k_m."""
+    """Add --quant f16,q8_0,q4_k_m."""
     return click.option(
         "--quant",
         "quants",
@@ -62,12 +63,12 @@ def quants(function: F) -> F:
 
 
 def name(function: F) -> F:
-    """--name NAME, optional."""
+    """Add --name NAME, optional."""
     return click.option("--name", metavar="NAME", help="Name in Ollama; each quant becomes NAME:QUANT.")(function)
 
 
 def template(function: F) -> F:
-    """--template FILE."""
+    """Add --template FILE."""
     return click.option(
         "--template",
         "template_file",
@@ -78,7 +79,7 @@ def template(function: F) -> F:
 
 
 def llama_cpp(function: F) -> F:
-    """--llama-cpp DIR."""
+    """Add --llama-cpp DIR."""
     return click.option(
         "--llama-cpp",
         metavar="DIR",
@@ -88,17 +89,17 @@ def llama_cpp(function: F) -> F:
 
 
 def replace(function: F) -> F:
-    """--replace."""
+    """Add --replace."""
     return click.option("--replace", is_flag=True, help="Replace models of the same name in Ollama.")(function)
 
 
 def quiet(function: F) -> F:
-    """-q: no progress."""
+    """Add -q: no progress."""
     return click.option("-q", "--quiet", is_flag=True, help="Show results and problems only.")(function)
 
 
 def as_json(function: F) -> F:
-    """--json: the result as one JSON document on stdout."""
+    """Add --json: the result as one JSON document on stdout."""
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(function)
 
 
@@ -110,6 +111,7 @@ class Gate(click.ParamType):
     def convert(
         self, value: str | tuple[str, float], param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[str, float]:
+        """Give the measure's name and its limit, or fail showing the text."""
         if isinstance(value, tuple):
             return value
         key, _, limit = value.partition("=")
@@ -120,7 +122,7 @@ class Gate(click.ParamType):
 
 
 def gates(function: F) -> F:
-    """--gate QUANT.MEASURE=LIMIT, repeatable."""
+    """Add --gate QUANT.MEASURE=LIMIT, repeatable."""
     return click.option(
         "--gate",
         "gates",

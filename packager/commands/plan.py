@@ -35,7 +35,7 @@ def plan(
     no_verify: bool,
     as_json: bool,
 ) -> None:
-    """Say what `packager build` with the same arguments would do. Writes nothing.
+    r"""Say what `packager build` with the same arguments would do. Writes nothing.
 
     Lists every problem it finds, with the exit code of the first.
 

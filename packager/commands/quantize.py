@@ -29,7 +29,7 @@ def quantize(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Convert the checkpoint SOURCE to GGUF files, all in one pass over its weights.
+    r"""Convert the checkpoint SOURCE to GGUF files, all in one pass over its weights.
 
     \b
     Example:

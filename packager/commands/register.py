@@ -16,7 +16,7 @@ from packager.commands import options
 @options.as_json
 @options.quiet
 def register(folder: Path, name: str, replace: bool, as_json: bool, quiet: bool) -> None:
-    """Register every GGUF of the build folder FOLDER in Ollama, with the parameters of its Modelfile.
+    r"""Register every GGUF of the build folder FOLDER in Ollama, with the parameters of its Modelfile.
 
     \b
     Example:

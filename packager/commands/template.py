@@ -19,7 +19,7 @@ from packager.commands import options
 def template(
     base: Path, adapter: Path | None, output: Path, template_file: Path | None, as_json: bool, quiet: bool
 ) -> None:
-    """Write the chat template of BASE and ADAPTER for Ollama, llama.cpp, vLLM and LMDeploy.
+    r"""Write the chat template of BASE and ADAPTER for Ollama, llama.cpp, vLLM and LMDeploy.
 
     \b
     Example:

@@ -28,7 +28,7 @@ def verify(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Compare every GGUF in FOLDER with BASE + ADAPTER, unmerged, under transformers and peft.
+    r"""Compare every GGUF in FOLDER with BASE + ADAPTER, unmerged, under transformers and peft.
 
     Exit code 5 when a gate fails; report.json in FOLDER has every figure.
 

@@ -145,7 +145,8 @@ class Embedded:
                     yield str(piece)
         except ValueError as error:  # raised for a prompt longer than the context
             raise InputInvalid(
-                f"{self._gguf}: {str(error).splitlines()[0]}", hint="Start a new conversation, or raise the context size."
+                f"{self._gguf}: {str(error).splitlines()[0]}",
+                hint="Start a new conversation, or raise the context size.",
             ) from error
 
     def next_logprobs(self, ids: Sequence[int], *, start: int = 0) -> NDArray[np.float32]:
@@ -209,9 +210,8 @@ class Embedded:
     @cached_property
     def _formatter(self) -> _Formatter | NotSupported:
         """llama-cpp-python's formatter for the template in the file, installed as the model's chat handler."""
-        from llama_cpp.llama_chat_format import Jinja2ChatFormatter
-
         import jinja2
+        from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
         if self.template is None:
             return NotSupported(code="NO_TEMPLATE", detail="there is no chat template in the GGUF file")
@@ -229,7 +229,7 @@ class Embedded:
         return cast(_Formatter, formatter)
 
     @cached_property
-    def _llama(self) -> Any:  # noqa: ANN401  # llama_cpp.Llama: the package carries no usable types
+    def _llama(self) -> Any:  # llama_cpp.Llama: the package carries no usable types
         library, said = _library(), _quiet()
         if not self._gguf.is_file():
             raise InputInvalid(f"{self._gguf}: no such file")
@@ -271,7 +271,7 @@ def _messages(messages: tuple[Message, ...]) -> list[dict[str, str]]:
     return [{"role": message.role, "content": message.content} for message in messages]
 
 
-def _fill(batch: Any, chunk: Sequence[int], first: int, start: int) -> int:  # noqa: ANN401  # a ctypes struct
+def _fill(batch: Any, chunk: Sequence[int], first: int, start: int) -> int:  # a ctypes struct
     """Put ids at positions `first...` into the batch and ask for logits from position `start`; count what was asked."""
     batch.n_tokens = len(chunk)
     for index, token in enumerate(chunk):
@@ -293,12 +293,12 @@ def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return logits
 
 
-def _text(llama: Any, token: int) -> str:  # noqa: ANN401
+def _text(llama: Any, token: int) -> str:
     return str(llama._model.token_get_text(token)) if token != -1 else ""
 
 
 @cache
-def _library() -> Any:  # noqa: ANN401  # the llama_cpp module
+def _library() -> Any:  # the llama_cpp module
     try:
         import llama_cpp
     except ModuleNotFoundError as error:

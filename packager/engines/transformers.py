@@ -141,6 +141,10 @@ class Reference:
         """Give one token as people read it, special tokens included."""
         return self._tokenizer.decode([token_id], skip_special_tokens=False)
 
+    def close(self) -> None:
+        """Free the weights and keep the tokenizer; the next question that needs the model loads it again."""
+        self.__dict__.pop("_model", None)
+
     @property
     def bos_text(self) -> str:
         """The tokenizer's beginning-of-sequence token, empty when it has none."""

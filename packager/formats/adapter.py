@@ -1,7 +1,7 @@
 """A PEFT LoRA folder as a checked value: every tensor of its file in exactly one update of the base.
 
-Unlike `PeftModel.from_pretrained`, which warns about keys it does not know and leaves the module untouched, a tensor that
-has no place in the base is an error here, and so is every adapter kind that is not plain LoRA or rsLoRA.
+Unlike `PeftModel.from_pretrained`, which warns about keys it does not know and leaves the module untouched, a tensor
+that has no place in the base is an error here, and so is every adapter kind that is not plain LoRA or rsLoRA.
 """
 
 from __future__ import annotations

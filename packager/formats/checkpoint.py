@@ -1,7 +1,7 @@
 """A Hugging Face folder as a checked value: its configuration, its tensors, its chat template and its licence.
 
-Nothing is executed and no weight is read: only json, text and safetensors headers. Unlike `AutoModel.from_pretrained`, a
-file that disagrees with another one is an error here, not a warning.
+Nothing is executed and no weight is read: only json, text and safetensors headers. Unlike `AutoModel.from_pretrained`,
+a file that disagrees with another one is an error here, not a warning.
 """
 
 from __future__ import annotations

@@ -61,9 +61,7 @@ def make_template(job: TemplatesJob) -> TemplateResult:
     probes = load_probes()
     original = choose_original(job.base, job.adapter, job.template_file, tokens, probes)
     with Renderer(original.source, tokens) as renderer:
-        canonical = canonicalise(
-            renderer, original.text, probes, source=original.source, bos_token=tokens.bos_token
-        )
+        canonical = canonicalise(renderer, original.text, probes, source=original.source, bos_token=tokens.bos_token)
         stops = find_stops(renderer, canonical.text, tokens, job.base.eos_token_ids)
 
         def reference(messages: tuple[Message, ...]) -> str | RenderRefused:

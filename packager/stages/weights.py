@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from packager.weights.gguf_output import GgufOutput
     from packager.weights.stream import BlockStream
 
-_STAGE = "quantize"
 _QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 
 
@@ -95,6 +94,78 @@ def quantize(job: QuantizeJob, *, emit: Emit = silent, threads: int | None = Non
                 raise
 
 
+@dataclass(frozen=True, kw_only=True)
+class MergeJob:
+    """What to merge, and where: `output` exists and is empty, `dtype` is how floats are stored.
+
+    `chat_template` is written in both places it is read from; None keeps the base's own.
+    """
+
+    base: Checkpoint
+    adapter: Adapter | None
+    dtype: Dtype
+    output: Path
+    chat_template: str | None
+
+
+def merge(job: MergeJob, *, emit: Emit = silent) -> tuple[Path, ...]:
+    """Write the merged checkpoint: weights in files of at most 5 GB, configuration, tokenizer, template.
+
+    The sum is taken in float32 and rounded to nearest even where `dtype` is smaller.
+
+    Returns:
+        The files.
+
+    Raises:
+        InputInvalid: A value is not finite, or `dtype` does not hold it; the tensor is named.
+        NoSpace: The disk is full.
+    """
+    import torch
+
+    from packager.weights.checkpoint_files import write_checkpoint_files
+    from packager.weights.checkpoint_output import planned_tensors, write_checkpoint_weights
+    from packager.weights.merged import MergedTensors, single_threaded_torch
+
+    with single_threaded_torch(), torch.inference_mode(), MergedTensors(job.base, job.adapter) as merged:
+        total = sum(tensor.size_bytes for tensor in planned_tensors(merged, job.dtype))
+        progress = _Progress("merge", total, emit)
+        weights = write_checkpoint_weights(merged, job.dtype, job.output, advance=progress.advance)
+    return (*weights, *write_checkpoint_files(job.base, job.dtype, job.chat_template, job.output))
+
+
+def estimate(base: Checkpoint, adapter: Adapter | None, quants: tuple[Quant, ...]) -> tuple[tuple[Quant, int], ...]:
+    """Give the expected size of each GGUF in bytes, within 5 %; a LoRA does not change it."""
+    from packager.weights.sizes import estimated_sizes
+
+    return estimated_sizes(base, quants)
+
+
+def peak_memory_bytes(base: Checkpoint) -> int:
+    """Give the most memory that `quantize` is expected to hold, in bytes."""
+    from packager.weights.sizes import estimated_peak_memory
+
+    return estimated_peak_memory(base)
+
+
+def supported_architecture(base: Checkpoint, tree: LlamaCppTree) -> bool:
+    """Whether the converter has a class for the base's architecture; its code is read, not run.
+
+    Raises:
+        InputInvalid: The tree's table of architectures cannot be read.
+    """
+    path = tree.path / "conversion" / "__init__.py"
+    try:
+        module = ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError) as error:
+        hint = "Name the root of a llama.cpp source tree."
+        raise InputInvalid(f"{path}: cannot be read ({error})", hint=hint) from error
+    for node in module.body:
+        match node:
+            case ast.AnnAssign(target=ast.Name(id="TEXT_MODEL_MAP"), value=ast.Dict(keys=keys)):
+                return any(isinstance(key, ast.Constant) and key.value == base.architecture for key in keys)
+    raise InputInvalid(f"{path}: has no TEXT_MODEL_MAP", hint="Use a llama.cpp tree with a conversion package.")
+
+
 def gguf_name(file_stem: str, quant: Quant) -> str:
     """Give the file name of a GGUF: `name-Q4_K_M.gguf`."""
     return f"{file_stem}-{quant.value.upper()}.gguf"
@@ -151,19 +222,27 @@ def _output(
     return GgufOutput(job.output / gguf_name(job.file_stem, quant), quant, entries, tensors)
 
 
+class _Progress:
+    """Reports bytes as they are written, at most 200 times."""
+
+    def __init__(self, stage: str, total: int, emit: Emit) -> None:
+        self._stage, self._total, self._emit = stage, total, emit
+        self._done = self._shown = 0
+
+    def advance(self, size_bytes: int, detail: str) -> None:
+        self._done += size_bytes
+        if self._done == self._total or self._done - self._shown >= self._total // 200:
+            self._shown = self._done
+            self._emit(Advanced(stage=self._stage, done=self._done, total=self._total, unit="B", detail=detail))
+
+
 def _write(stream: BlockStream, outputs: list[GgufOutput], emit: Emit) -> tuple[Gguf, ...]:
-    total = sum(output.size_bytes for output in outputs)
-    done = shown = 0
+    progress = _Progress("quantize", sum(output.data_bytes for output in outputs), emit)
     for block in stream:
         for output in outputs:
             data = block.data[output.type_of(block.name)]
             output.write(data)
-            done += len(data)
+            progress.advance(len(data), block.name)
             if block.last:
                 output.end_tensor()
-        if done - shown >= total // 200:
-            shown = done
-            emit(Advanced(stage=_STAGE, done=done, total=total, unit="B", detail=block.name))
-    finished = tuple(output.finish() for output in outputs)
-    emit(Advanced(stage=_STAGE, done=total, total=total, unit="B"))
-    return finished
+    return tuple(output.finish() for output in outputs)

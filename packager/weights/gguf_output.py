@@ -37,12 +37,13 @@ class GgufOutput:
         listed = tuple(tensors)
         self._types = {name: kind for name, _, kind in listed}
         header = header_bytes(metadata, listed)
+        self.data_bytes = sum(tensor_bytes(shape, kind) for _, shape, kind in listed)
         self.size_bytes = len(header) + sum(padded(tensor_bytes(shape, kind)) for _, shape, kind in listed)
         self._partial = path.with_name(path.name + ".partial")
         self._digest = hashlib.sha256()
         self._written = 0
         self._finished = False
-        with _disk_errors(self._partial):
+        with disk_errors(self._partial):
             self._file = self._partial.open("wb", buffering=0)
         self.write(header)
 
@@ -59,7 +60,7 @@ class GgufOutput:
         self._digest.update(data)
         self._written += len(data)
         view = memoryview(data)
-        with _disk_errors(self._partial):
+        with disk_errors(self._partial):
             while view:
                 view = view[self._file.write(view) :]
 
@@ -71,7 +72,7 @@ class GgufOutput:
         """Flush the file to disk and give it its name."""
         if self._written != self.size_bytes:
             raise InputInvalid(f"{self.path.name}: {self._written} bytes were written of {self.size_bytes}")
-        with _disk_errors(self._partial):
+        with disk_errors(self._partial):
             os.fsync(self._file.fileno())
             self._file.close()
             os.replace(self._partial, self.path)
@@ -86,7 +87,7 @@ class GgufOutput:
             self.path.unlink(missing_ok=True)
 
 
-class _disk_errors:  # noqa: N801  # reads as a verb where it is used
+class disk_errors:  # noqa: N801  # reads as a phrase where it is used
     """Turns a full disk into `NoSpace`, and any other failure to write into `InputInvalid`."""
 
     def __init__(self, path: Path) -> None:

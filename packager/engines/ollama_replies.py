@@ -1,0 +1,198 @@
+"""Ollama's JSON replies as values: what it stored under a name, and the pieces of an answer.
+
+Source: ollama 0.34.0, api/types.go (`ShowResponse`, `ChatResponse`, `Metrics`, `Logprob`), server/routes.go
+(`GetModelInfo`, which formats parameters with Go's `%#v`) and server/images.go (`Model.String`, the Modelfile's order).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from packager.codec import Json
+from packager.engines.engine import TokenLogprob
+from packager.errors import OllamaFailed
+
+NO_TEMPLATE = "{{ .Prompt }}"  # what Ollama shows for a model without a Go template of its own
+Parameter = str | float
+
+_BLOB = re.compile(r"(?m)^FROM .*sha256-([0-9a-f]{64})\"?$")
+_ESCAPE = re.compile(r'\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8})|([abfnrtv\\"]))')
+_ESCAPED = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "\\": "\\", '"': '"'}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredModel:
+    """A model as Ollama stored it.
+
+    Attributes:
+        name: The name that was asked for.
+        blob_sha256: Digest of the weights' blob.
+        go_template: The Go template attached to it, None when there is none.
+        template: The template Ollama says it will use; the GGUF's Jinja where that wins.
+        renderer: Name of a built-in renderer that is used instead of any template, else None.
+        parser: Name of a built-in parser of answers, else None.
+        system: System prompt attached to it, empty when there is none.
+        parameters: Name and values, sorted by name; the values of `stop` in their order.
+        license_text: All licences, joined with a newline; empty when there is none.
+        model_info: The GGUF's metadata with a scalar value, as text, sorted by key.
+    """
+
+    name: str
+    blob_sha256: str
+    go_template: str | None
+    template: str
+    renderer: str | None
+    parser: str | None
+    system: str
+    parameters: tuple[tuple[str, tuple[Parameter, ...]], ...]
+    license_text: str
+    model_info: tuple[tuple[str, str], ...]
+
+    @property
+    def template_source(self) -> str:
+        """Where Ollama takes its prompt from: `renderer`, `gguf` (the embedded Jinja), `template` (Go) or `none`.
+
+        The order is Ollama's: a renderer first; then the Go template, unless the GGUF's Jinja can do more than it.
+        """
+        if self.renderer is not None or self.parser is not None:
+            return "renderer"
+        if self.template != (self.go_template or NO_TEMPLATE):
+            return "gguf"
+        return "template" if self.go_template is not None else "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatChunk:
+    """A piece of an answer.
+
+    Attributes:
+        content: Text of the answer.
+        thinking: Text that the model's template marks as thinking.
+        logprobs: For each token of the piece, the most likely tokens at its place, the likeliest first.
+        done: Whether this is the last piece; only that one has the counts.
+        prompt_tokens: Length of the prompt in tokens, those from the cache included.
+        cached_tokens: How many of them came from the cache; None where this Ollama does not say.
+        rendered: The prompt itself, where that was asked for and this Ollama can show it.
+    """
+
+    content: str
+    thinking: str = ""
+    logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
+    done: bool = False
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    rendered: str | None = None
+
+
+def read_show(name: str, reply: dict[str, Json]) -> StoredModel:
+    """Read the reply of `/api/show`.
+
+    Raises:
+        OllamaFailed: The reply does not say which blob holds the weights.
+    """
+    modelfile = _text(reply, "modelfile")
+    blob = _BLOB.search(modelfile)
+    if blob is None:
+        raise OllamaFailed(f"{name}: Ollama does not say where its weights are", hint="Is it a model of a cloud service?")
+    template, system, license_text = _text(reply, "template"), _text(reply, "system"), _text(reply, "license")
+    # The Modelfile is searched without the free texts that it quotes: theirs could look like an instruction.
+    plain = modelfile
+    for free in (license_text, system, *license_text.split("\n")):
+        plain = plain.replace(free, "") if free.strip() else plain
+    return StoredModel(
+        name=name,
+        blob_sha256=blob[1],
+        go_template=_go_template(modelfile),
+        template=template,
+        renderer=_instruction(plain, "RENDERER"),
+        parser=_instruction(plain, "PARSER"),
+        system=system,
+        parameters=_parameters(_text(reply, "parameters")),
+        license_text=license_text,
+        model_info=_scalars(reply.get("model_info")),
+    )
+
+
+def read_chunk(reply: dict[str, Json]) -> ChatChunk:
+    """Read one line of `/api/chat`; fields of an unexpected type count as absent."""
+    message = reply.get("message")
+    message = message if isinstance(message, dict) else {}
+    debug = reply.get("_debug_info")
+    rendered = debug.get("rendered_template") if isinstance(debug, dict) else None
+    return ChatChunk(
+        content=_text(message, "content"),
+        thinking=_text(message, "thinking"),
+        logprobs=tuple(_top(entry) for entry in _objects(reply.get("logprobs"))),
+        done=reply.get("done") is True,
+        prompt_tokens=_count(reply, "prompt_eval_count"),
+        cached_tokens=_count(reply, "prompt_eval_cached_count"),
+        rendered=rendered if isinstance(rendered, str) else None,
+    )
+
+
+def unquote_go(text: str) -> str:
+    """Give the text that Go printed with `%#v`: in double quotes with Go's escapes."""
+
+    def replacement(match: re.Match[str]) -> str:
+        number = match[1] or match[2] or match[3]
+        return chr(int(number, 16)) if number else _ESCAPED[match[4]]
+
+    return _ESCAPE.sub(replacement, text[1:-1])
+
+
+def _go_template(modelfile: str) -> str | None:
+    """Give the first line of the Go template in a Modelfile, None when it is the one that stands for none."""
+    line = _instruction(modelfile, "TEMPLATE")
+    return None if line == NO_TEMPLATE else line
+
+
+def _instruction(modelfile: str, name: str) -> str | None:
+    match = re.search(rf"(?m)^{name} (.*)$", modelfile)
+    return match[1] if match else None
+
+
+def _parameters(text: str) -> tuple[tuple[str, tuple[Parameter, ...]], ...]:
+    found: dict[str, list[Parameter]] = {}
+    for line in text.split("\n"):
+        match = re.fullmatch(r"(\S+) +(\S.*)", line)
+        if match is not None:
+            found.setdefault(match[1], []).append(_parameter(match[2]))
+    return tuple((name, tuple(values)) for name, values in sorted(found.items()))
+
+
+def _parameter(text: str) -> Parameter:
+    if text.startswith('"'):
+        return unquote_go(text)
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _top(entry: dict[str, Json]) -> tuple[TokenLogprob, ...]:
+    found = tuple(
+        TokenLogprob(text=token["token"], logprob=float(token["logprob"]))
+        for token in (_objects(entry.get("top_logprobs")) or [entry])
+        if isinstance(token.get("token"), str) and isinstance(token.get("logprob"), int | float)
+    )
+    return tuple(sorted(found, key=lambda token: -token.logprob))
+
+
+def _scalars(info: Json) -> tuple[tuple[str, str], ...]:
+    entries = info.items() if isinstance(info, dict) else ()
+    return tuple(sorted((key, str(value)) for key, value in entries if isinstance(value, str | int | float)))
+
+
+def _objects(value: Json) -> list[dict[str, Json]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _text(reply: dict[str, Json], key: str) -> str:
+    value = reply.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def _count(reply: dict[str, Json], key: str) -> int | None:
+    value = reply.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

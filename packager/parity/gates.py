@@ -1,0 +1,85 @@
+"""How far from the reference a quant may be: limits that were measured, and how to change them.
+
+docs/gates.md has the measurements and the margins. Prompts, token ids and file structure have no limit to set: they are
+equal or they are wrong.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from packager.artifacts import Quant
+from packager.errors import Usage
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantGates:
+    """The limits of one quant.
+
+    Attributes:
+        mean_kl: Most KL(reference || engine), mean over all answer positions, nats.
+        first_kl: Most KL at the first token of an answer, mean over the CORE conversations, nats.
+        top1: Least share of answer positions with the same most likely token, 0 to 1.
+        answer_margin: A greedy answer may leave the reference's only where the reference preferred its own token by at
+            most this, nats: nearly undecided, as far as this quant can tell.
+    """
+
+    mean_kl: float
+    first_kl: float
+    top1: float
+    answer_margin: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gates:
+    """The limits of every quant. The fields are named by the quants."""
+
+    f16: QuantGates = QuantGates(mean_kl=1e-3, first_kl=2e-3, top1=0.97, answer_margin=0.05)
+    q8_0: QuantGates = QuantGates(mean_kl=0.05, first_kl=0.1, top1=0.9, answer_margin=1.5)
+    q4_k_m: QuantGates = QuantGates(mean_kl=0.6, first_kl=0.9, top1=0.65, answer_margin=4.0)
+
+    def of(self, quant: Quant) -> QuantGates:
+        """Give the limits of one quant."""
+        match quant:
+            case Quant.F16:
+                return self.f16
+            case Quant.Q8_0:
+                return self.q8_0
+            case Quant.Q4_K_M:
+                return self.q4_k_m
+
+
+def gates_from(changes: tuple[tuple[str, float], ...]) -> Gates:
+    """Give the measured limits with some of them changed.
+
+    Args:
+        changes: `("q4_k_m.mean_kl", 0.5)` for each; a later one wins.
+
+    Raises:
+        Usage: No such limit, or a value that cannot be one: negative, not a number, or a share above 1.
+
+    Worked example:
+        >>> gates_from((("q4_k_m.mean_kl", 0.5),)).q4_k_m.mean_kl
+        0.5
+    """
+    gates = Gates()
+    for name, limit in changes:
+        quant, _, measure = name.partition(".")
+        if quant not in set(Quant) or measure not in _measures():
+            raise Usage(
+                f"--gate {name}: no such threshold",
+                hint=f"QUANT is one of {', '.join(Quant)}; MEASURE is one of {', '.join(_measures())}.",
+            )
+        if not math.isfinite(limit) or limit < 0 or (measure == "top1" and limit > 1):
+            raise Usage(
+                f"--gate {name}={limit}: not a limit", hint="KL is in nats, from 0 up; top1 is a share, 0 to 1."
+            )
+        changed = dataclasses.replace(gates.of(Quant(quant)), **{measure: limit})
+        gates = dataclasses.replace(gates, **{quant: changed})
+    return gates
+
+
+def _measures() -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(QuantGates))

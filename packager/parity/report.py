@@ -1,0 +1,58 @@
+"""report.json: the verdict, the limits it was judged by, and the files it is about."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from packager import codec
+from packager.artifacts import Gguf, Verdict
+from packager.durable import write_durably
+from packager.errors import InputInvalid
+from packager.parity.gates import Gates
+
+REPORT_NAME = "report.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What `report.json` holds.
+
+    Attributes:
+        verdict: Every check with its figures, and the versions of what was compared.
+        gates: The limits.
+        ggufs: The files, each by its name alone once it was written, because a report travels with its files.
+    """
+
+    verdict: Verdict
+    gates: Gates
+    ggufs: tuple[Gguf, ...]
+
+
+def write_report(report: Report, path: Path) -> Path:
+    """Write a report, whole or not at all; equal reports give equal bytes, and no path of this machine is in them.
+
+    Returns:
+        `path`.
+    """
+    portable = replace(report, ggufs=tuple(replace(gguf, path=Path(gguf.path.name)) for gguf in report.ggufs))
+    write_durably(path, codec.pretty_json(portable))
+    return path
+
+
+def read_report(path: Path) -> Report:
+    """Read a report back; file names are relative to its folder.
+
+    Raises:
+        InputInvalid: Missing, not JSON, or not a report.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputInvalid(f"{path}: no such file", hint="Make it with: packager verify DIR BASE ADAPTER") from error
+    except ValueError as error:
+        raise InputInvalid(
+            f"{path}: not JSON ({error})", hint="Make it again with: packager verify DIR BASE ADAPTER"
+        ) from error
+    return codec.decode(Report, data, where=str(path))

@@ -1,0 +1,152 @@
+"""Compare every GGUF of a build, and every model registered from it, with base and adapter under transformers and peft."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from packager.artifacts import Adapter, ChatTemplate, Check, Checkpoint, Gguf, Outcome, Quant, Registered, Verdict
+from packager.chat.probes import load_probes
+from packager.errors import InputInvalid, OllamaFailed, ToolMissing
+from packager.events import Emit, silent
+from packager.parity.gates import Gates, QuantGates
+from packager.parity.matrix import CORE
+from packager.parity.steps import Steps
+from packager.parity.structure import check_structure
+
+if TYPE_CHECKING:
+    from packager.engines.llama_cpp import Embedded
+    from packager.engines.ollama import OllamaServer
+    from packager.parity.truth import Truth
+
+__all__ = ["Gates", "VerifyJob", "verify"]
+
+_CONTEXT_STEP = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyJob:
+    """What to compare with what.
+
+    Attributes:
+        base: The base the files were made from.
+        adapter: The fine-tune, unmerged; None compares with the base alone.
+        template: The canonical template; the reference renders it, every file must hold it.
+        ggufs: The files.
+        registered: What Ollama stored of them; empty when nothing was registered.
+        gates: The limits.
+    """
+
+    base: Checkpoint
+    adapter: Adapter | None
+    template: ChatTemplate
+    ggufs: tuple[Gguf, ...]
+    registered: tuple[Registered, ...]
+    gates: Gates
+
+
+def verify(job: VerifyJob, server: OllamaServer | None, *, emit: Emit = silent) -> Verdict:
+    """Ask the reference once, then every file on the embedded llama.cpp and every registered model in Ollama.
+
+    A check that an absent engine leaves open says so and is never passed. What a file or a server does wrong is a failed
+    check, not an exception, so that one bad quant does not hide the verdict on the others.
+
+    Args:
+        job: What to compare.
+        server: Where the models are registered; None when no Ollama answered.
+        emit: Told of every conversation put to an engine.
+
+    Returns:
+        All checks: for each file its structure, then llama.cpp's, then Ollama's.
+
+    Raises:
+        ToolMissing: torch, transformers or peft is not installed.
+        InputInvalid: The base or the adapter cannot be loaded.
+        Unsupported: The template refuses every CORE conversation.
+    """
+    from packager.engines.transformers import Reference
+    from packager.parity.truth import ask_reference
+
+    conversations = load_probes()
+    reference = Reference(job.base.folder, job.adapter.folder if job.adapter else None, job.template.text)
+    versions = [f"{reference.name} {reference.version()}"]
+    steps = Steps(_total(job, len(conversations), sum(probe.group == CORE for probe in conversations)), emit)
+    truth = ask_reference(reference, conversations, steps)
+    checks: list[Check] = []
+    for gguf in job.ggufs:
+        checks += _file_checks(job, gguf, truth, server, steps, versions)
+    if server is not None and job.registered:
+        versions.append(f"ollama {server.version}")
+    return Verdict(checks=tuple(checks), versions=tuple(dict.fromkeys(versions)))
+
+
+def _total(job: VerifyJob, conversations: int, core: int) -> int:
+    from packager.parity.embedded import embedded_probes
+    from packager.parity.served import served_probes
+
+    served = len(job.registered) * served_probes(conversations, core)
+    return core + len(job.ggufs) * embedded_probes(conversations, core) + served
+
+
+def _file_checks(
+    job: VerifyJob, gguf: Gguf, truth: Truth, server: OllamaServer | None, steps: Steps, versions: list[str]
+) -> tuple[Check, ...]:
+    """Compare one file: as bytes, embedded, and as Ollama serves it, with the file open once for both."""
+    from packager.engines.llama_cpp import Embedded
+
+    structure = check_structure(gguf, base=job.base, template=job.template.text)
+    registered = next((model for model in job.registered if model.quant is gguf.quant), None)
+    if not structure.whole:  # llama.cpp may crash on a damaged file
+        reason = "the file is damaged"
+        unmade = [_not_checked(gguf.quant, name, "all", reason) for name in ("llama.cpp", "ollama")]
+        return (structure.check, *unmade)
+    context_tokens = -(-truth.longest_tokens // _CONTEXT_STEP) * _CONTEXT_STEP
+    gates = job.gates.of(gguf.quant)
+    with Embedded(gguf.path, context_tokens=context_tokens, stops=job.template.stops) as engine:
+        embedded = _embedded(engine, gguf, truth, gates, steps, versions)
+        served = _served(engine, gguf, registered, server, truth, gates, steps)
+    return (structure.check, *embedded, *served)
+
+
+def _embedded(
+    engine: Embedded, gguf: Gguf, truth: Truth, gates: QuantGates, steps: Steps, versions: list[str]
+) -> tuple[Check, ...]:
+    from packager.parity.embedded import embedded_checks
+
+    try:
+        versions.append(f"llama-cpp-python {engine.version()}")
+        return embedded_checks(engine, gguf.quant, truth, gates, steps)
+    except ToolMissing as error:
+        return (_not_checked(gguf.quant, engine.name, "all", error.message),)
+    except InputInvalid as error:
+        return (_failed(gguf.quant, engine.name, "all", error.message),)
+
+
+def _served(
+    engine: Embedded,
+    gguf: Gguf,
+    registered: Registered | None,
+    server: OllamaServer | None,
+    truth: Truth,
+    gates: QuantGates,
+    steps: Steps,
+) -> tuple[Check, ...]:
+    if server is None:
+        return (_not_checked(gguf.quant, "ollama", "all", "no Ollama answered"),)
+    if registered is None:
+        return (_not_checked(gguf.quant, "ollama", "all", "not registered"),)
+    from packager.engines.ollama import OllamaEngine
+    from packager.parity.served import served_checks
+
+    try:
+        return served_checks(OllamaEngine(server, registered.name), registered, engine, truth, gates, steps)
+    except (OllamaFailed, InputInvalid) as error:
+        return (_failed(gguf.quant, "ollama", "all", error.message),)
+
+
+def _not_checked(quant: Quant, engine: str, name: str, reason: str) -> Check:
+    return Check(subject=quant.value, engine=engine, name=name, outcome=Outcome.NOT_CHECKED, detail=reason)
+
+
+def _failed(quant: Quant, engine: str, name: str, reason: str) -> Check:
+    return Check(subject=quant.value, engine=engine, name=name, outcome=Outcome.FAILED, detail=reason)
