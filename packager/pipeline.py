@@ -8,20 +8,22 @@ from pathlib import Path
 
 from packager.artifacts import ChatTemplate, Gguf, Modelfile, Outcome, Quant, Registered, Verdict
 from packager.codec import digest
+from packager.durable import FileDigest
 from packager.engines.ollama import OllamaServer
 from packager.errors import OllamaFailed
 from packager.events import Emit, Noted
+from packager.formats.model_files import model_files
 from packager.formats.model_name import ModelName
 from packager.parity.gates import Gates
 from packager.parity.report import REPORT_NAME, Report, write_report
-from packager.plan import BuildRequest, Plan, make_plan
+from packager.plan import BuildRequest, Plan, gguf_name, make_plan
 from packager.sources.llama_cpp_tree import LlamaCppTree, find_tree
 from packager.stages.modelfile import ModelfileJob, make_modelfile, write_modelfile
 from packager.stages.register import RegisterJob, refuse_taken_name, register
 from packager.stages.templates import write_templates
 from packager.stages.verify import VerifyJob, verify
 from packager.stages.weights import QuantizeJob, quantize
-from packager.workspace import FileDigest, Workspace, model_files
+from packager.workspace import Workspace
 
 _ENGINES = ("llama-cpp-python", "gguf", "transformers", "peft", "torch", "ollama-packager")
 
@@ -181,7 +183,17 @@ def write_weights(
         )
 
     title = "merge and write " + ", ".join(plan.request.quants)
-    return workspace.once("quantize", key=key, job=job, kind=tuple[Gguf, ...], title=title)
+    return workspace.once(
+        "quantize",
+        key=key,
+        job=job,
+        kind=tuple[Gguf, ...],
+        title=title,
+        outputs=tuple(gguf_name(plan.file_stem, quant) for quant in plan.request.quants),
+        digests=lambda ggufs: tuple(
+            FileDigest(name=gguf.path.name, size_bytes=gguf.size_bytes, sha256=gguf.sha256) for gguf in ggufs
+        ),
+    )
 
 
 def _register(plan: Plan, ggufs: tuple[Gguf, ...], server: OllamaServer, emit: Emit) -> tuple[Registered, ...]:
@@ -239,8 +251,6 @@ def _verify(
 
 
 def _write_modelfile(plan: Plan, quant: Quant, workspace: Workspace, emit: Emit) -> None:
-    from packager.plan import gguf_name
-
     job = ModelfileJob(base=plan.base, template=plan.template.template, gguf_name=gguf_name(plan.file_stem, quant))
     result = make_modelfile(job)
     for note in result.notes:

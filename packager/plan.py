@@ -15,7 +15,7 @@ from packager.formats.checkpoint import read_checkpoint
 from packager.formats.model_name import ModelName
 from packager.sources.llama_cpp_tree import LlamaCppTree, cached_tree
 from packager.stages.templates import TemplateResult, TemplatesJob, make_template
-from packager.stages.weights import estimate, peak_memory_bytes, supported_architecture
+from packager.stages.weights import estimate, gguf_name, peak_memory_bytes, supported_architecture
 
 T = TypeVar("T")
 _SMALL_FILES_BYTES = 4 << 20  # template, Modelfile, report, receipts
@@ -137,11 +137,6 @@ def make_plan(request: BuildRequest) -> Plan:
     return Plan(
         request=request, base=base, adapter=adapter, name=name, file_stem=stem, template=template, summary=summary
     )
-
-
-def gguf_name(stem: str, quant: Quant) -> str:
-    """Give the file name of one quant by the GGUF naming convention: `packy-135M-Q4_K_M.gguf`."""
-    return f"{stem}-{quant.upper()}.gguf"
 
 
 def size_label(base: Checkpoint) -> str:

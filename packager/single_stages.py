@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from packager.artifacts import Adapter, Checkpoint, Dtype, Gguf, Modelfile, Quant, Registered, Verdict
+from packager.durable import FileDigest
 from packager.engines.ollama import OllamaServer
 from packager.errors import InputInvalid
 from packager.events import Emit, Noted
 from packager.formats.adapter import read_adapter
 from packager.formats.build_folder import MODELFILE_NAME, find_ggufs
 from packager.formats.checkpoint import read_checkpoint
+from packager.formats.model_files import model_files
 from packager.formats.model_name import ModelName
 from packager.formats.modelfile import parse_modelfile
 from packager.parity.gates import Gates
@@ -30,7 +32,7 @@ from packager.stages.verify import VerifyJob
 from packager.stages.verify import verify as compare
 from packager.stages.weights import MergeJob
 from packager.stages.weights import merge as merge_weights
-from packager.workspace import FileDigest, Workspace, model_files
+from packager.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)

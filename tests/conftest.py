@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from platformdirs import user_cache_path
-from tests.ollama_server import running_ollama
+from tests.ollama_server import running_ollama, write_gguf
 
+from packager.artifacts import Gguf
 from packager.sources import demo_model
+from packager.sources.llama_cpp_tree import LlamaCppTree, find_tree
 from tests.tiny_models import FAMILIES, make_tiny, make_tiny_lora
 
 
@@ -85,6 +87,12 @@ def tiny_lora(cache: Path, tiny: Callable[[str], Path]) -> Callable[[str], Path]
 
 
 @pytest.fixture(scope="session")
+def tree() -> LlamaCppTree:
+    """llama.cpp's converter, downloaded once into the user's cache as a build does it."""
+    return find_tree(None)
+
+
+@pytest.fixture(scope="session")
 def ollama_executable() -> Path:
     """The real Ollama: the one named, the one on PATH, or the one of scripts/install-ollama."""
     named = os.environ.get("PACKAGER_TEST_OLLAMA") or shutil.which("ollama")
@@ -101,3 +109,9 @@ def ollama_url(ollama_executable: Path, tmp_path_factory: pytest.TempPathFactory
     """Address of a real Ollama server with an empty store, stopped at the end of the session."""
     with running_ollama(ollama_executable, tmp_path_factory.mktemp("ollama") / "models") as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def chat_gguf(tmp_path_factory: pytest.TempPathFactory) -> Gguf:
+    """A real GGUF of 98 MB, laid out and with a template header as a build writes them. Read-only."""
+    return write_gguf(tmp_path_factory.mktemp("gguf") / "SmolLM2-135M-Instruct-Q4_K_M.gguf")

@@ -109,7 +109,7 @@ def solve(render: Render, stops: tuple[str, ...]) -> Texts | LmdeployForm:
             "NO_DEFAULT_SYS", f"without a system message the prompt begins with {first[0]!r}, not with {head!r}"
         )
     eoh, assistant = _after_stop(tail, stops)
-    eoa, separator = _after_stop(answer_to_user.removesuffix(user_text), stops, blanks=False)
+    eoa, separator = _after_stop(answer_to_user.removesuffix(user_text), stops, newlines=False)
     meta = first[0].removeprefix(head).removesuffix(closing)
     return Texts(
         system=head, meta_instruction=meta, eosys=eosys, user=user_text, eoh=eoh, assistant=assistant, eoa=eoa,
@@ -153,12 +153,10 @@ def _user_header(after_system: str, after_answer: str, stops: tuple[str, ...]) -
     return _after_stop(common, stops)[1]
 
 
-def _after_stop(text: str, stops: tuple[str, ...], *, blanks: bool = True) -> tuple[str, str]:
-    """Cut a text behind the first stop in it (and the newlines that follow); in front of all of it when there is none."""
-    stop = next((stop for stop in stops if stop in text), None)
-    if stop is None:
-        return "", text
+def _after_stop(text: str, stops: tuple[str, ...], *, newlines: bool = True) -> tuple[str, str]:
+    """Cut a text behind the first stop in it, or at its start when there is none, and behind the newlines that follow."""
+    stop = next((stop for stop in stops if stop in text), "")
     end = text.index(stop) + len(stop)
-    while blanks and end < len(text) and text[end] == "\n":
+    while newlines and end < len(text) and text[end] == "\n":
         end += 1
     return text[:end], text[end:]

@@ -69,7 +69,7 @@ def _text_after_assistant(renderer: Renderer, template: str) -> str | None:
     for messages in (turns, (*turns, Message(role="user", content=_USER))):
         prompt = renderer.render(template, messages, Setting(generation_prompt=False))
         if isinstance(prompt, str) and prompt.count(_ASSISTANT) == 1:
-            after = prompt.partition(_ASSISTANT)[2]
+            after = prompt.partition(_ASSISTANT)[2].partition(_USER)[0]
             if after.strip():
                 return after
     return None

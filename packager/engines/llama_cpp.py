@@ -193,11 +193,11 @@ class Embedded:
         """The bytes each token id stands for, special tokens by their text."""
         library, vocabulary = _library(), self._llama._model.vocab
         size = 512  # longer than any token of the vocabularies in use; a longer one is cut
-        buffer = (ctypes.c_char * size)()
+        buffer = ctypes.create_string_buffer(size)
         found = []
         for token in range(self._llama.n_vocab()):
             length = library.llama_token_to_piece(vocabulary, token, buffer, size, 0, True)
-            found.append(bytes(buffer[: max(length, 0)]))
+            found.append(buffer.raw[: max(length, 0)])
         return tuple(found)
 
     def close(self) -> None:
@@ -288,8 +288,8 @@ def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     import numpy as np
 
     logits -= logits.max(axis=1, keepdims=True)
-    for row in logits:
-        row -= np.float32(np.log(np.exp(row).sum(dtype=np.float64)))
+    totals = [np.exp(row).sum(dtype=np.float64) for row in logits]
+    logits -= np.log(totals).astype(np.float32)[:, None]
     return logits
 
 

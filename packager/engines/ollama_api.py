@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -159,7 +159,8 @@ class OllamaApi:
         if "error" in reply:
             status = reply.get("status")
             raise OllamaRefused(
-                f"Ollama at {self.url} failed: {_one_line(reply['error'])}", status=status if isinstance(status, int) else 500
+                f"Ollama at {self.url} failed: {_one_line(reply['error'])}",
+                status=status if isinstance(status, int) else 500,
             )
         return reply
 
@@ -227,7 +228,9 @@ class _Upload:
         except OSError as error:
             raise InputInvalid(f"{self.file}: {error.strerror}", hint="Build it again.") from error
         if self.sent != self.size:
-            raise InputInvalid(f"{self.file}: has {self.sent} bytes, had {self.size} a moment ago", hint="Build it again.")
+            raise InputInvalid(
+                f"{self.file}: has {self.sent} bytes, had {self.size} a moment ago", hint="Build it again."
+            )
 
     def _tell(self) -> None:
         self.emit(Advanced(stage=self.stage, done=self.sent, total=self.size, unit="B", detail=self.file.name))
@@ -238,6 +241,11 @@ def _blob(sha256: str) -> str:
 
 
 def _one_line(reason: Json) -> str:
-    """Give a server's words as one line of at most 500 characters, without control characters."""
-    text = " ".join(str(reason).split())
-    return "".join(character for character in text if character.isprintable())[:500]
+    """Give a server's words as one line of at most 500 characters, without control characters.
+
+    llama-server's own errors arrive as JSON inside the text; of those, the message is taken.
+    """
+    text = str(reason)
+    with suppress(ValueError, KeyError, TypeError, RecursionError):
+        text = str(json.loads(text)["error"]["message"])
+    return "".join(character for character in " ".join(text.split()) if character.isprintable())[:500]

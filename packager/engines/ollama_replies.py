@@ -28,8 +28,9 @@ class StoredModel:
     Attributes:
         name: The name that was asked for.
         blob_sha256: Digest of the weights' blob.
-        go_template: The Go template attached to it, None when there is none.
-        template: The template Ollama says it will use; the GGUF's Jinja where that wins.
+        template: The template Ollama says it will use: the GGUF's Jinja, or a Go template.
+        template_source: Where it takes its prompt from: `renderer`, `template` (Go), `gguf` (the embedded Jinja), `none`.
+        has_go_template: Whether a Go template is attached, used or not.
         renderer: Name of a built-in renderer that is used instead of any template, else None.
         parser: Name of a built-in parser of answers, else None.
         system: System prompt attached to it, empty when there is none.
@@ -40,26 +41,15 @@ class StoredModel:
 
     name: str
     blob_sha256: str
-    go_template: str | None
     template: str
+    template_source: str
+    has_go_template: bool
     renderer: str | None
     parser: str | None
     system: str
     parameters: tuple[tuple[str, tuple[Parameter, ...]], ...]
     license_text: str
     model_info: tuple[tuple[str, str], ...]
-
-    @property
-    def template_source(self) -> str:
-        """Where Ollama takes its prompt from: `renderer`, `gguf` (the embedded Jinja), `template` (Go) or `none`.
-
-        The order is Ollama's: a renderer first; then the Go template, unless the GGUF's Jinja can do more than it.
-        """
-        if self.renderer is not None or self.parser is not None:
-            return "renderer"
-        if self.template != (self.go_template or NO_TEMPLATE):
-            return "gguf"
-        return "template" if self.go_template is not None else "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,22 +84,31 @@ def read_show(name: str, reply: dict[str, Json]) -> StoredModel:
     modelfile = _text(reply, "modelfile")
     blob = _BLOB.search(modelfile)
     if blob is None:
-        raise OllamaFailed(f"{name}: Ollama does not say where its weights are", hint="Is it a model of a cloud service?")
-    template, system, license_text = _text(reply, "template"), _text(reply, "system"), _text(reply, "license")
-    # The Modelfile is searched without the free texts that it quotes: theirs could look like an instruction.
-    plain = modelfile
-    for free in (license_text, system, *license_text.split("\n")):
-        plain = plain.replace(free, "") if free.strip() else plain
+        raise OllamaFailed(
+            f"{name}: Ollama does not say where its weights are", hint="Is it a model of a cloud service?"
+        )
+    template, system = _text(reply, "template"), _text(reply, "system")
+    # Free texts could hold a line that looks like an instruction; licences are the last ones of the Modelfile.
+    plain = modelfile.partition("\nLICENSE ")[0].replace(system or "\0", "")
+    renderer, parser = _instruction(plain, "RENDERER"), _instruction(plain, "PARSER")
+    has_go_template = _instruction(plain, "TEMPLATE") != NO_TEMPLATE
+    if renderer is not None or parser is not None:
+        source = "renderer"
+    elif has_go_template and f"\nTEMPLATE {_quoted(template)}\n" in modelfile:
+        source = "template"
+    else:
+        source = "none" if template == NO_TEMPLATE else "gguf"
     return StoredModel(
         name=name,
         blob_sha256=blob[1],
-        go_template=_go_template(modelfile),
         template=template,
-        renderer=_instruction(plain, "RENDERER"),
-        parser=_instruction(plain, "PARSER"),
+        template_source=source,
+        has_go_template=has_go_template,
+        renderer=renderer,
+        parser=parser,
         system=system,
         parameters=_parameters(_text(reply, "parameters")),
-        license_text=license_text,
+        license_text=_text(reply, "license"),
         model_info=_scalars(reply.get("model_info")),
     )
 
@@ -141,10 +140,11 @@ def unquote_go(text: str) -> str:
     return _ESCAPE.sub(replacement, text[1:-1])
 
 
-def _go_template(modelfile: str) -> str | None:
-    """Give the first line of the Go template in a Modelfile, None when it is the one that stands for none."""
-    line = _instruction(modelfile, "TEMPLATE")
-    return None if line == NO_TEMPLATE else line
+def _quoted(text: str) -> str:
+    """Give a value as Ollama writes it into a Modelfile (`quote` of parser/parser.go)."""
+    if "\n" not in text and text == text.strip(" "):
+        return text
+    return f'"""{text}"""' if '"' in text else f'"{text}"'
 
 
 def _instruction(modelfile: str, name: str) -> str | None:

@@ -76,7 +76,8 @@ def refuse_other_kinds(config: JsonObject) -> None:
     if kind is None:
         raise InputInvalid(f"{config.path}: no peft_type", hint="Pass an adapter that peft's save_pretrained wrote.")
     if kind.upper() != "LORA":
-        raise _unsupported(config.path, _PEFT_TYPES.get(kind.upper(), kind[:40]))
+        name = _PEFT_TYPES.get(kind.upper(), kind[:40])
+        raise _unsupported(config.path, f"{name} (peft_type {kind[:40]})")
     for key, value in config.values.items():
         if value and (key in _SWITCHES or (key.startswith("use_") and key != "use_rslora")):
             raise _unsupported(config.path, _SWITCHES.get(key, f"a LoRA variant ({key[:40]})"))

@@ -20,7 +20,8 @@ class LoraScaling:
         rank: `r`, for modules that no pattern of `ranks` matches.
         alpha: `lora_alpha`, for modules that no pattern of `alphas` matches.
         rank_stabilized: Whether the scale is divided by the square root of the rank (rsLoRA).
-        ranks: rank_pattern, compiled, in the file's order; the first match counts.
+        ranks: rank_pattern, compiled, in the file's order; the first match counts. (peft sorts the keys when it saves, so
+            that overlapping patterns can mean something else after loading than in training; loading is what counts.)
         alphas: alpha_pattern, likewise.
 
     Source:

@@ -7,10 +7,11 @@ does it, and the count is an independent witness for tokens that the text does n
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from packager.artifacts import Check, Measure, Outcome, Registered
 from packager.engines.engine import NotSupported
 from packager.engines.llama_cpp import Embedded
-from packager.engines.ollama import OllamaEngine
 from packager.errors import ToolMissing
 from packager.parity.embedded import match_answer
 from packager.parity.gates import QuantGates
@@ -21,6 +22,9 @@ from packager.parity.prompts import compare_prompts
 from packager.parity.steps import Steps
 from packager.parity.tokens import compare_tokens
 from packager.parity.truth import ANSWER_TOKENS, GREEDY_ANSWERS, Truth
+
+if TYPE_CHECKING:
+    from packager.engines.ollama import OllamaEngine
 
 TOP_TOKENS = 20
 

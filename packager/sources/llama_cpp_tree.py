@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import os
 import re
 import shutil
 import sys
@@ -36,7 +35,11 @@ _STAGE = "converter"
 
 @dataclass(frozen=True, kw_only=True)
 class LlamaCppTree:
-    """A folder with llama.cpp's converter, and which version it is (`0.3.36`, or `DIR` for one the user named)."""
+    """A folder with llama.cpp's converter, and which one it is.
+
+    `version` is llama-cpp-python's (`0.3.36`), or `files-` and a digest of the code for a tree that the user named, so that
+    what was made with another tree is told apart.
+    """
 
     path: Path
     version: str
@@ -55,10 +58,7 @@ def find_tree(explicit: Path | None, *, emit: Emit = silent) -> LlamaCppTree:
         IntegrityMismatch: The download is not the file that was pinned.
     """
     if explicit is not None:
-        missing = [name for name in _REQUIRED if not (explicit / name).is_file()]
-        if missing:
-            raise InputInvalid(f"{explicit}: has no {missing[0]}", hint="Name the root of a llama.cpp source tree.")
-        return LlamaCppTree(path=explicit.resolve(), version="DIR")
+        return _named_tree(explicit)
     version = installed_version()
     if version not in SDIST_SHA256:
         known = ", ".join(sorted(SDIST_SHA256))
@@ -66,7 +66,24 @@ def find_tree(explicit: Path | None, *, emit: Emit = silent) -> LlamaCppTree:
             f"llama-cpp-python {version} is installed; its source is known here for {known}",
             hint="Pass --llama-cpp DIR with the llama.cpp tree of that version.",
         )
-    return _cached_tree(version, emit)
+    path = _cache_path(version)
+    if not path.is_dir():
+        _fetch(version, path, emit)
+    return LlamaCppTree(path=path, version=version)
+
+
+def cached_tree(explicit: Path | None) -> LlamaCppTree | None:
+    """Give what `find_tree` would, as far as it is there without a download; None when it is not.
+
+    Raises:
+        InputInvalid: The folder the user named lacks the converter.
+        ToolMissing: llama-cpp-python is not installed.
+    """
+    if explicit is not None:
+        return _named_tree(explicit)
+    version = installed_version()
+    path = _cache_path(version)
+    return LlamaCppTree(path=path, version=version) if path.is_dir() else None
 
 
 def installed_version() -> str:
@@ -98,7 +115,7 @@ def unpack_tree(archive: Path, output: Path) -> None:
     """
     try:
         with tarfile.open(archive, "r:gz") as tar:
-            for member, name in _needed_members(tar):
+            for member, name in _needed_members(archive, tar):
                 target = output / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 source = tar.extractfile(member)
@@ -113,7 +130,7 @@ def unpack_tree(archive: Path, output: Path) -> None:
         raise InputInvalid(f"{archive}: has no vendor/llama.cpp/{missing[0]}")
 
 
-def _needed_members(tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, str]]:
+def _needed_members(archive: Path, tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, str]]:
     inside = re.compile(r"[^/]+/vendor/llama\.cpp/(.+)")
     for member in tar:
         match = inside.fullmatch(member.name)
@@ -124,25 +141,38 @@ def _needed_members(tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, str
             continue
         path = PurePosixPath(name)
         if not member.isreg() or path.is_absolute() or ".." in path.parts or "\\" in name:
-            raise UnsafeInput(f"{tar.name}: {member.name} is not a plain file inside the archive")
+            raise UnsafeInput(f"{archive.name}: {member.name} is not a plain file inside the archive")
         yield member, name
 
 
-def _cached_tree(version: str, emit: Emit) -> LlamaCppTree:
+def _cache_path(version: str) -> Path:
+    return cache_folder() / f"llama.cpp-{version}"
+
+
+def _named_tree(folder: Path) -> LlamaCppTree:
+    missing = [name for name in _REQUIRED if not (folder / name).is_file()]
+    if missing:
+        raise InputInvalid(f"{folder}: has no {missing[0]}", hint="Name the root of a llama.cpp source tree.")
+    digest = hashlib.sha256()
+    for code in ("conversion", "gguf-py/gguf"):
+        for path in sorted((folder / code).rglob("*.py")):
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{_sha256(path)}\n".encode())
+    return LlamaCppTree(path=folder.resolve(), version=f"files-{digest.hexdigest()[:16]}")
+
+
+def _fetch(version: str, path: Path, emit: Emit) -> None:
     import filelock
 
-    root = cache_folder()
-    path = root / f"llama.cpp-{version}"
-    if not path.is_dir():
-        root.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(root / f"llama.cpp-{version}.lock"):
-            if not path.is_dir():  # another process may have finished while this one waited
-                _download(version, path, emit)
-    return LlamaCppTree(path=path, version=version)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(path.with_name(path.name + ".lock")):
+        if not path.is_dir():  # another process may have finished while this one waited
+            _download(version, path, emit)
 
 
 def _download(version: str, path: Path, emit: Emit) -> None:
-    emit(Noted(stage=_STAGE, text=f"downloading llama.cpp's converter (llama-cpp-python {version}, source distribution)"))
+    emit(
+        Noted(stage=_STAGE, text=f"downloading llama.cpp's converter (llama-cpp-python {version}, source distribution)")
+    )
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".llama.cpp-") as staging:
         archive = _pip_download(version, Path(staging))
         found = _sha256(archive)
@@ -153,7 +183,7 @@ def _download(version: str, path: Path, emit: Emit) -> None:
             )
         tree = Path(staging) / "tree"
         unpack_tree(archive, tree)
-        os.replace(tree, path)
+        tree.replace(path)
 
 
 def _pip_download(version: str, folder: Path) -> Path:

@@ -70,6 +70,7 @@ def quantize(job: QuantizeJob, *, emit: Emit = silent, threads: int | None = Non
     import torch
 
     from packager.weights.converter import Conversion
+    from packager.weights.gguf_metadata import with_template
     from packager.weights.merged import MergedTensors, single_threaded_torch
     from packager.weights.stream import BlockStream, usable_cores
 
@@ -82,7 +83,7 @@ def quantize(job: QuantizeJob, *, emit: Emit = silent, threads: int | None = Non
 
         with BlockStream(conversion.tensors, merged, wanted, threads or usable_cores()) as stream:
             # The kernels are at work from here on, while the tokenizer is read.
-            metadata = _with_template(conversion.metadata(job.name), job.template)
+            metadata = with_template(conversion.metadata(job.name), job.template)
             outputs: list[GgufOutput] = []
             try:
                 for quant in job.quants:
@@ -181,27 +182,6 @@ def _types(conversion: Conversion, quants: tuple[Quant, ...]) -> dict[Quant, dic
         else quant_types(conversion.facts, listed, quant)
         for quant in quants
     }
-
-
-def _with_template(metadata: tuple[MetadataEntry, ...], template: ChatTemplate | None) -> tuple[MetadataEntry, ...]:
-    """Put the canonical template in, and say whether the tokenizer adds BOS.
-
-    llama.cpp strips a leading BOS from the rendered text when add_bos_token is set, and then adds it as a token: so the flag
-    says how canonical token ids begin, whatever the text does.
-    """
-    if template is None:
-        return metadata
-    text = MetadataEntry(key="tokenizer.chat_template", type=ValueType.STRING, value=template.text)
-    bos = MetadataEntry(key="tokenizer.ggml.add_bos_token", type=ValueType.BOOL, value=template.adds_bos)
-    alternatives = ("tokenizer.chat_templates", "tokenizer.chat_template.")
-    kept = [entry for entry in metadata if not entry.key.startswith(alternatives)]
-    for replacement in (bos, text):
-        places = [index for index, entry in enumerate(kept) if entry.key == replacement.key]
-        if places:
-            kept[places[0]] = replacement
-        else:
-            kept.append(replacement)
-    return tuple(kept)
 
 
 def _output(

@@ -26,9 +26,7 @@ _TOKENIZER_CONFIG = "tokenizer_config.json"
 _TEMPLATE = "chat_template.jinja"
 
 
-def write_checkpoint_files(
-    base: Checkpoint, dtype: Dtype, chat_template: str | None, output: Path
-) -> tuple[Path, ...]:
+def write_checkpoint_files(base: Checkpoint, dtype: Dtype, chat_template: str | None, output: Path) -> tuple[Path, ...]:
     """Write everything of a checkpoint but its weights.
 
     Args:

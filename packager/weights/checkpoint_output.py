@@ -20,7 +20,7 @@ import torch
 from packager.artifacts import Dtype
 from packager.errors import InputInvalid
 from packager.weights.gguf_output import disk_errors
-from packager.weights.merged import MergedTensors, is_finite, matrix_shape, row_blocks
+from packager.weights.merged import MergedTensors, byte_view, is_finite, matrix_shape, row_blocks
 
 MAX_SHARD_BYTES = 5_000_000_000
 INDEX_NAME = "model.safetensors.index.json"
@@ -107,7 +107,7 @@ def write_durably(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        partial.replace(path)
 
 
 def _write_shard(
@@ -124,7 +124,7 @@ def _write_shard(
             file.flush()
             os.fsync(file.fileno())
         with disk_errors(partial):
-            os.replace(partial, path)
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -136,7 +136,7 @@ def _blocks(merged: MergedTensors, tensor: PlannedTensor) -> Iterator[memoryview
         if not is_finite(block):
             hint = "Write it as float32 or bfloat16: --dtype bfloat16."
             raise InputInvalid(f"tensor {tensor.name} has a value that {_NAMES[tensor.dtype]} does not hold", hint=hint)
-        yield memoryview(block.contiguous().reshape(-1).view(torch.uint8).numpy())
+        yield byte_view(block.contiguous())
 
 
 def _shards(tensors: tuple[PlannedTensor, ...], limit: int) -> list[list[PlannedTensor]]:

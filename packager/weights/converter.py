@@ -1,8 +1,8 @@
 """llama.cpp's converter driven as a library: base and adapter in, GGUF tensors and metadata out, nothing written.
 
-The architecture's own class decides names, shapes, permutations, float types and metadata. It is given lazy tensors that read
-`MergedTensors`, so that what it maps is base + adapter in float32. A tensor it only renames is recognised and stays readable row
-block by row block; everything else (permuted, split, stacked) is evaluated whole, when its turn comes.
+The architecture's own class decides names, shapes, permutations, float types and metadata. It is given lazy tensors that
+read `MergedTensors`, so that what it maps is base + adapter in float32. A tensor it only renames is recognised and stays
+readable row block by row block; everything else (permuted, split, stacked) is evaluated whole, when its turn comes.
 
 What differs from `convert_hf_to_gguf.py --outtype f16` on the same folder, and why:
     general.name: the caller's, when given: the folder's name is an accident.
@@ -18,29 +18,24 @@ Source:
 
 from __future__ import annotations
 
-import importlib
-import logging
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PosixPath, WindowsPath
-from types import ModuleType
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from packager.artifacts import Checkpoint
-from packager.errors import InputInvalid, ToolMissing, Unsupported
-from packager.formats.gguf import GgmlType, GgufArray, MetadataEntry, ValueType
+from packager.errors import InputInvalid, Unsupported
+from packager.formats.gguf import GgmlType, MetadataEntry
 from packager.sources.llama_cpp_tree import LlamaCppTree
+from packager.weights.converter_modules import converter_modules
+from packager.weights.gguf_metadata import metadata_entry
 from packager.weights.merged import MergedTensors
 from packager.weights.tensor_types import ModelFacts, llama_order
-
-_LOGGERS = ("hf-to-gguf", "gguf", "gguf.gguf_writer", "gguf.vocab", "metadata", "transformers")
-_isolation = threading.RLock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +75,7 @@ class Conversion:
     def __init__(self, base: Checkpoint, merged: MergedTensors, tree: LlamaCppTree) -> None:
         self._base = base
         self._tree = tree
-        with _converter(tree) as gguf:
+        with converter_modules(tree) as gguf:
             model_class = _model_class(base, merged)
             with _translated(base):
                 f32 = _instance(model_class, base, gguf.LlamaFileType.ALL_F32)
@@ -97,16 +92,16 @@ class Conversion:
         Args:
             name: What general.name says; empty leaves what the checkpoint says of itself.
         """
-        with _converter(self._tree), _translated(self._base):
+        with converter_modules(self._tree), _translated(self._base):
             self._model.model_name = name or None
             self._model.dir_model_card = _Unnamed(self._base.folder)
             self._model.prepare_metadata(vocab_only=False)
             if not self._model.metadata.name:
                 self._model.gguf_writer.add_name(self._base.architecture)
-            return tuple(_entry(key, value) for key, value in self._model.gguf_writer.kv_data[0].items())
+            return tuple(metadata_entry(key, value) for key, value in self._model.gguf_writer.kv_data[0].items())
 
 
-class _Unnamed(WindowsPath if sys.platform == "win32" else PosixPath):  # type: ignore[misc]  # one of two on purpose
+class _Unnamed(type(Path())):  # type: ignore[misc]  # the platform's own path class
     """The model's folder without its name, from which the converter would guess what the model is called."""
 
     __slots__ = ()
@@ -117,48 +112,22 @@ class _Unnamed(WindowsPath if sys.platform == "win32" else PosixPath):  # type: 
 
 
 @contextmanager
-def _converter(tree: LlamaCppTree) -> Iterator[ModuleType]:
-    """Make the tree's `gguf` and `conversion` the ones that are imported, and put back what was there before.
-
-    The installed `gguf` is another version; transformers uses that one in this process.
-    """
-    with _isolation:
-        kept_path, kept = list(sys.path), _take_modules()
-        sys.modules.update(_loaded.get(tree.path, {}))
-        sys.path[:0] = [str(tree.path), str(tree.path / "gguf-py")]
-        levels = {name: logging.getLogger(name).level for name in _LOGGERS}
-        for name in _LOGGERS:
-            logging.getLogger(name).setLevel(logging.ERROR)
-        try:
-            importlib.import_module("conversion")
-            yield importlib.import_module("gguf")
-        except ImportError as error:
-            hint = "Install what it needs: pip install 'ollama-packager[build]'"
-            raise ToolMissing(f"{tree.path}: the converter cannot be imported ({error})", hint=hint) from error
-        finally:
-            for name, level in levels.items():
-                logging.getLogger(name).setLevel(level)
-            _loaded[tree.path] = _take_modules()
-            sys.modules.update(kept)
-            sys.path[:] = kept_path
-
-
-_loaded: dict[Path, dict[str, ModuleType]] = {}
-
-
-def _take_modules() -> dict[str, ModuleType]:
-    names = [name for name in sys.modules if name.partition(".")[0] in ("gguf", "conversion")]
-    return {name: sys.modules.pop(name) for name in names}
-
-
-@contextmanager
 def _translated(base: Checkpoint) -> Iterator[None]:
     """Turn what the converter raises about a checkpoint into an error of this program."""
     try:
         yield
     except NotImplementedError as error:
         raise Unsupported(f"{base.folder}: llama.cpp's converter: {_first_line(error)}") from error
-    except (KeyError, ValueError, TypeError, AttributeError, AssertionError, IndexError, OSError, RuntimeError) as error:
+    except (
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        IndexError,
+        OSError,
+        RuntimeError,
+    ) as error:
         raise InputInvalid(f"{base.folder}: llama.cpp's converter: {_first_line(error)}") from error
 
 
@@ -271,7 +240,7 @@ def _renamed(lazy: Any) -> str | None:
         if getattr(function, "__qualname__", "") != step:
             return None
         lazy = lazy._args[0]
-    arguments = getattr(lazy, "_args", ())
+    arguments: tuple[object, ...] = getattr(lazy, "_args", ())
     source = arguments[0] if len(arguments) == 1 else None
     return source.name if isinstance(source, _Source) else None
 
@@ -298,37 +267,3 @@ def _evaluated(item: Any) -> Any:
     if item._data is not None:
         return item._data
     return item._func(*_evaluated(item._args), **item._kwargs)
-
-
-def _entry(key: str, found: Any) -> MetadataEntry:
-    kind = ValueType(int(found.type))
-    if kind is not ValueType.ARRAY:
-        value = found.value.item() if hasattr(found.value, "item") else found.value
-        return MetadataEntry(key=key, type=kind, value=value.decode("utf-8") if isinstance(value, bytes) else value)
-    items = found.value
-    if found.sub_type is not None:
-        item_type = ValueType(int(found.sub_type))
-    else:
-        item_type = _item_type(items)
-    plain = [_plain(item) for item in items]
-    return MetadataEntry(key=key, type=kind, value=GgufArray.of(item_type, plain))
-
-
-def _item_type(items: Any) -> ValueType:
-    first = items[0]
-    if isinstance(items, bytes):
-        return ValueType.UINT8
-    if isinstance(first, str | bytes | bytearray):
-        return ValueType.STRING
-    if isinstance(first, bool):
-        return ValueType.BOOL
-    return ValueType.FLOAT32 if isinstance(first, float) else ValueType.INT32
-
-
-def _plain(item: Any) -> str | int | float | bool:
-    if isinstance(item, bytes | bytearray):
-        return bytes(item).decode("utf-8", "surrogateescape")
-    if isinstance(item, str):
-        return item
-    value: int | float | bool = item.item() if hasattr(item, "item") else item
-    return value

@@ -75,7 +75,7 @@ class GgufOutput:
         with disk_errors(self._partial):
             os.fsync(self._file.fileno())
             self._file.close()
-            os.replace(self._partial, self.path)
+            self._partial.replace(self.path)
             self._finished = True
         return Gguf(path=self.path, quant=self.quant, sha256=self._digest.hexdigest(), size_bytes=self.size_bytes)
 

@@ -10,56 +10,59 @@ Source:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 
 from packager.errors import InputInvalid
 from packager.formats.gguf import GGML_TYPE_SIZES, GgmlType
 from packager.weights.llama_library import llama_library
-from packager.weights.merged import is_finite
+from packager.weights.merged import byte_view
 
 # Half of the distance from the largest float16 to the next power: from here on, rounding gives infinity.
 FLOAT16_OVERFLOW = 65520.0
 
 
-def convert_rows(block: torch.Tensor, kind: GgmlType, name: str) -> memoryview:
-    """Convert rows to a GGML type.
+def convert_rows(block: torch.Tensor, kinds: Iterable[GgmlType], name: str) -> dict[GgmlType, memoryview]:
+    """Convert rows to every GGML type that is wanted.
 
     Args:
         block: Shape `(rows, columns)`, float32, contiguous, finite; columns a whole number of blocks of `kind`.
-        kind: F32, F16, or a quantized type.
+        kinds: F32, F16, or quantized types.
         name: The tensor, for the error.
 
     Returns:
-        The rows' bytes, one after the other.
+        For each type the rows' bytes, one after the other.
 
     Raises:
         InputInvalid: A value does not fit the type (float16 ends at 65504; quantized blocks have float16 scales).
     """
+    largest = max((abs(float(bound)) for bound in torch.aminmax(block)), default=0.0)
+    return {kind: _converted(block, kind, name, largest) for kind in kinds}
+
+
+def _converted(block: torch.Tensor, kind: GgmlType, name: str, largest: float) -> memoryview:
     if kind is GgmlType.F32:
-        return _bytes_of(block)
+        return byte_view(block)
     if kind is GgmlType.F16:
-        half = block.to(torch.float16)
-        if not is_finite(half):
+        if largest >= FLOAT16_OVERFLOW:
             raise InputInvalid(
                 f"tensor {name} has a value beyond {FLOAT16_OVERFLOW:.0f}, which float16 does not hold",
                 hint="Build without f16: --quant q8_0,q4_k_m.",
             )
-        return _bytes_of(half)
+        return byte_view(block.to(torch.float16))
     rows, columns = block.shape
     elements, size = GGML_TYPE_SIZES[kind]
     result = torch.empty(rows * columns // elements * size, dtype=torch.uint8)
     library = llama_library()
     library.quantize_chunk(int(kind), block.data_ptr(), result.data_ptr(), 0, rows, columns, None)
-    if float(block.abs().max()) > FLOAT16_OVERFLOW and not _is_valid(kind, result):
+    # A scale is at most the largest value: only where that is no float16 can a block have become invalid.
+    if largest > FLOAT16_OVERFLOW and not _is_valid(kind, result):
         raise InputInvalid(f"tensor {name} has values too large for {kind.name}")
-    return _bytes_of(result)
+    return byte_view(result)
 
 
 def _is_valid(kind: GgmlType, data: torch.Tensor) -> bool:
     library = llama_library()
     with library.quiet():
         return bool(library.validate_row_data(int(kind), data.data_ptr(), data.numel()))
-
-
-def _bytes_of(tensor: torch.Tensor) -> memoryview:
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())

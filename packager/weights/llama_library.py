@@ -146,9 +146,11 @@ def llama_library() -> LlamaLibrary:
         raise ToolMissing(f"{folder}: {error}", hint=hint) from error
 
 
-@_LOG_CALLBACK
-def _drop_log(level: int, text: bytes, data: int) -> None:
+def _ignore(level: int, text: bytes, data: int) -> None:
     """Receive a log line and do nothing."""
+
+
+_drop_log = _LOG_CALLBACK(_ignore)  # module level: llama.cpp may call it for as long as the process lives
 
 
 def _load(folder: Path, name: str) -> ctypes.CDLL:

@@ -24,7 +24,7 @@ from packager.artifacts import Adapter, Checkpoint, LoraPair, TensorEntry
 from packager.errors import InputInvalid, Unsupported
 
 # Elements per row block. It is part of the result: another size may change the last bit of a merged weight.
-BLOCK_ELEMENTS = 1 << 20
+BLOCK_ELEMENTS = 1 << 18
 
 _TORCH_DTYPES = {
     "F64": torch.float64,
@@ -95,7 +95,9 @@ class MergedTensors:
                 raise InputInvalid(f"{file}: {error.strerror}") from error
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._close()
 
     @property
@@ -169,21 +171,23 @@ class MergedTensors:
     def _read(self, entry: TensorEntry, first: int, end: int) -> torch.Tensor:
         dtype = _TORCH_DTYPES.get(entry.dtype)
         if dtype is None:
-            raise Unsupported(f"{entry.file}: tensor {entry.name} is stored as {entry.dtype}", hint="Use the 16-bit base.")
+            raise Unsupported(
+                f"{entry.file}: tensor {entry.name} is stored as {entry.dtype}", hint="Use the 16-bit base."
+            )
         _, columns = matrix_shape(entry.shape)
         row_bytes = columns * dtype.itemsize
-        raw = bytearray((end - first) * row_bytes)
-        self._read_into(memoryview(raw), entry, entry.offset + first * row_bytes)
-        if not raw:
-            return torch.empty((end - first, columns), dtype=dtype)
-        return torch.frombuffer(raw, dtype=dtype).reshape(end - first, columns)
+        raw = torch.empty((end - first) * row_bytes, dtype=torch.uint8)
+        self._read_into(byte_view(raw), entry, entry.offset + first * row_bytes)
+        return raw.view(dtype).reshape(end - first, columns)
 
     def _read_into(self, view: memoryview, entry: TensorEntry, offset: int) -> None:
         file = self._files[entry.file]
         while view:
             count = os.preadv(file, [view], offset)
             if count == 0:
-                raise InputInvalid(f"{entry.file}: ends inside tensor {entry.name}", hint="Copy or download the file again.")
+                raise InputInvalid(
+                    f"{entry.file}: ends inside tensor {entry.name}", hint="Copy or download the file again."
+                )
             view, offset = view[count:], offset + count
 
     def _close(self) -> None:
@@ -197,6 +201,12 @@ def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     if not shape:
         return 1, 1
     return math.prod(shape[:-1]), shape[-1]
+
+
+def byte_view(tensor: torch.Tensor) -> memoryview:
+    """Give the bytes of a contiguous tensor, without a copy."""
+    array = tensor.reshape(-1).view(torch.uint8).numpy()
+    return memoryview(array)  # type: ignore[arg-type]  # numpy arrays are buffers; the stubs of Python 3.11 cannot say so
 
 
 def is_finite(block: torch.Tensor) -> bool:

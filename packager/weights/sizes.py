@@ -18,15 +18,22 @@ from packager.formats.gguf import GgmlType, padded, tensor_bytes
 
 # Measured on CPython 3.11, torch 2.14 with CUDA libraries, transformers 5: what is resident before the first weight is read.
 _RUNTIME_BYTES = 720_000_000
-_BYTES_PER_BLOCK_AHEAD = 4_000_000
-_BLOCKS_AHEAD = 26
-_BLOCKS_AT_WORK_BYTES = 64_000_000
+_BYTES_PER_BLOCK_AHEAD = 1_100_000  # f16, q8_0 and q4_k_m of one block
+_BLOCKS_AHEAD = 98
+_BLOCKS_AT_WORK_BYTES = 30_000_000
 _INFO_BYTES = 80  # of one tensor in the header
 _METADATA_BYTES = 8_000  # everything but the vocabulary
 
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "tok_embeddings.weight", "word_embeddings.weight")
 _OUTPUTS = ("lm_head.weight", "output.weight", "embed_out.weight")
-_VALUES = ("v_proj.weight", "qkv_proj.weight", "wqkv.weight", "query_key_value.weight", "c_attn.weight", "W_pack.weight")
+_VALUES = (
+    "v_proj.weight",
+    "qkv_proj.weight",
+    "wqkv.weight",
+    "query_key_value.weight",
+    "c_attn.weight",
+    "W_pack.weight",
+)
 _DOWNS = ("down_proj.weight", "w2.weight", "dense_4h_to_h.weight", "fc2.weight")
 
 

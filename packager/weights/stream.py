@@ -22,7 +22,7 @@ from packager.weights.kernels import convert_rows
 from packager.weights.merged import MergedTensors, is_finite, matrix_shape, row_blocks
 
 # Blocks that may wait to be written: while the tokenizer is read, this is what the kernels work on.
-_BLOCKS_AHEAD = 24
+_BLOCKS_AHEAD = 96
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,7 @@ class _Task:
     def __call__(self) -> ConvertedBlock:
         with torch.inference_mode():
             block = self.reader.rows(self.first, self.end)
-            data = {kind: convert_rows(block, kind, self.name) for kind in sorted(self.types)}
+            data = convert_rows(block, sorted(self.types), self.name)
         return ConvertedBlock(name=self.name, data=data, last=self.last)
 
 

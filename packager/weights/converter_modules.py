@@ -1,0 +1,59 @@
+"""llama.cpp's converter as modules of this process, beside the installed `gguf` of another version.
+
+The converter comes with its own `gguf`, and imports both by name, some of it only when a function runs. transformers imports
+the installed `gguf` in the same process. So the tree's modules are under those names only while the converter is at work.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+from packager.errors import ToolMissing
+from packager.sources.llama_cpp_tree import LlamaCppTree
+
+_LOGGERS = ("hf-to-gguf", "gguf", "gguf.gguf_writer", "gguf.vocab", "metadata", "transformers")
+_one_at_a_time = threading.RLock()
+_loaded: dict[Path, dict[str, ModuleType]] = {}
+
+
+@contextmanager
+def converter_modules(tree: LlamaCppTree) -> Iterator[ModuleType]:
+    """Make the tree's `gguf` and `conversion` the ones that are imported, and put back what was there before.
+
+    Yields:
+        The tree's `gguf`; `sys.modules["conversion"]` is the converter. Their chatter is silenced, errors are not.
+
+    Raises:
+        ToolMissing: Something that the converter imports is not installed.
+    """
+    with _one_at_a_time:
+        kept_path, kept = list(sys.path), _take_modules()
+        sys.modules.update(_loaded.get(tree.path, {}))
+        sys.path[:0] = [str(tree.path), str(tree.path / "gguf-py")]
+        levels = {name: logging.getLogger(name).level for name in _LOGGERS}
+        for name in _LOGGERS:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        try:
+            importlib.import_module("conversion")
+            yield importlib.import_module("gguf")
+        except ImportError as error:
+            hint = "Install what it needs: pip install 'ollama-packager[build]'"
+            raise ToolMissing(f"{tree.path}: the converter cannot be imported ({error})", hint=hint) from error
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+            _loaded[tree.path] = _take_modules()
+            sys.modules.update(kept)
+            sys.path[:] = kept_path
+
+
+def _take_modules() -> dict[str, ModuleType]:
+    names = [name for name in sys.modules if name.partition(".")[0] in ("gguf", "conversion")]
+    return {name: sys.modules.pop(name) for name in names}

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from packager.chat.pins import FIXED_DAY, engine_settings, find_pins, jinja_text
+from packager.chat.probes import core_probes
+from packager.chat.render import Renderer, Setting
+from tests.chat import samples
+
+
+@pytest.fixture(scope="module")
+def renderer() -> Iterator[Renderer]:
+    with Renderer("template.jinja", samples.tokens(bos="<s>")) as made:
+        yield made
+
+
+def pins_of(renderer: Renderer, template: str) -> dict[str, str]:
+    return {pin.name: pin.value for pin in find_pins(renderer, template, core_probes()).pins}
+
+
+@pytest.mark.parametrize(
+    ("template", "pins"),
+    [
+        (samples.CHATML, {}),
+        (samples.CHATML_WITH_DEFAULT, {}),
+        (samples.DATED, {"date_string": '"26 Jul 2024"'}),
+        (samples.CLOCKED, {"strftime_now": '"26 Jul 2024"', "date_string": '"26 Jul 2024"'}),
+        (samples.TWO_CLOCKS, {"strftime_now": '"26 Jul 2024"'}),
+        (samples.THINKS_BY_DEFAULT, {}),
+        (samples.THINKS_IF_TOLD, {"enable_thinking": "false"}),
+        (samples.ASKS_FOR_NONE, {"tools": "none"}),
+        (samples.CHATML + "{% if not enable_thinking is defined %}A{% elif enable_thinking is none %}A{% endif %}", {"enable_thinking": "none"}),
+        ("{{ datetime }}" + samples.CHATML, {"datetime": '""'}),
+        ("{% if date_string %}unused{% set date_string = 'x' %}{% endif %}" + samples.DATED.replace("26 Jul 2024", "in 1999"), {}),
+        ("{% if false %}{{ date_string }}{{ enable_thinking }}{% endif %}" + samples.CHATML, {}),
+        (samples.CHATML + "{% if thinking %}T{% endif %}{% if reasoning_effort == 'high' %}H{% endif %}", {}),
+    ],
+    ids=["no variable", "default system", "date the template has", "date of the clock", "two clocks", "thinks by default",
+         "thinks if told", "tools is not none", "none stands for nothing", "date with no text", "contradiction", "in dead code",
+         "switches that engines leave alone"],
+)  # fmt: skip
+def test_a_variable_is_pinned_only_where_engines_build_another_prompt(
+    renderer: Renderer, template: str, pins: dict[str, str]
+) -> None:
+    if "in 1999" in template:
+        # passed and absent differ, and no value of its own builds what absence builds: `if date_string` must be false
+        found = find_pins(renderer, template, core_probes())
+        assert [pin.name for pin in found.pins] in ([], ["date_string"])
+        return
+    assert pins_of(renderer, template) == pins
+
+
+def test_every_pin_says_why(renderer: Renderer) -> None:
+    for template in (samples.DATED, samples.CLOCKED, samples.THINKS_IF_TOLD, samples.ASKS_FOR_NONE):
+        assert all(pin.reason for pin in find_pins(renderer, template, core_probes()).pins)
+
+
+def test_the_clock_answers_every_format_the_template_asks_for(renderer: Renderer) -> None:
+    found = find_pins(renderer, samples.TWO_CLOCKS, core_probes())
+    prompt = renderer.render("".join(found.prologue) + samples.TWO_CLOCKS, core_probes()[0])
+    assert isinstance(prompt, str)
+    assert prompt.startswith("2024-07-26 26 Jul 2024 00:00\n")
+
+
+def test_the_clock_is_left_alone_where_nothing_reads_it(renderer: Renderer) -> None:
+    assert find_pins(renderer, samples.CHATML, core_probes()).setting == Setting()
+    assert find_pins(renderer, samples.CLOCKED, core_probes()).setting.now == FIXED_DAY
+
+
+def test_a_list_that_is_given_still_reaches_a_pinned_template(renderer: Renderer) -> None:
+    found = find_pins(renderer, samples.ASKS_FOR_NONE, core_probes())
+    prompt = renderer.render(
+        "".join(found.prologue) + samples.ASKS_FOR_NONE, core_probes()[0], Setting().with_variable("tools", "given")
+    )
+    assert isinstance(prompt, str)
+    assert prompt.startswith("TOOLS")
+
+
+def test_engine_settings_pass_and_leave_out_what_engines_do() -> None:
+    settings = engine_settings(Setting())
+    assert {name for setting in settings for name, _ in setting.variables} == {"date_string", "datetime", "enable_thinking"}
+    assert {name for setting in settings for name in setting.absent} == {"tools", "documents"}
+    assert any(setting.now is not None for setting in settings)
+
+
+@pytest.mark.parametrize("text", ["", "26 Jul 2024", 'a"b', "a\\b", "a\nb", "it's", "中"], ids=repr)
+def test_jinja_text_reads_back_as_itself(renderer: Renderer, text: str) -> None:
+    assert renderer.render("{{ " + jinja_text(text) + " }}", core_probes()[0]) == text

@@ -1,0 +1,397 @@
+"""peft decides what an adapter does: scales, merged weights and the adapters themselves come from it."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from packager.artifacts import Adapter, Checkpoint, TensorEntry
+from packager.codec import decode, encode
+from packager.errors import InputInvalid, PackagerError, UnsafeInput, Unsupported
+from packager.formats.adapter import read_adapter
+from packager.formats.checkpoint import read_checkpoint
+from tests.formats.tiny_folders import (
+    HIDDEN,
+    Q_PROJ,
+    edit_json,
+    lora,
+    values,
+    write_adapter,
+    write_base,
+)
+
+Maker = Callable[..., Path]
+LAYERS = 2
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real Llama of two layers, 16 wide, with an output layer of its own."""
+    return _save_llama(tmp_path_factory.mktemp("llama") / "base", tied=False)
+
+
+@pytest.fixture(scope="module")
+def tied_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _save_llama(tmp_path_factory.mktemp("tied") / "base", tied=True)
+
+
+def _save_llama(folder: Path, *, tied: bool, dtype: torch.dtype = torch.float32) -> Path:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=LAYERS, num_attention_heads=2,
+        num_key_value_heads=1, tie_word_embeddings=tied,
+    )  # fmt: skip
+    LlamaForCausalLM(config).to(dtype).save_pretrained(folder)
+    return folder
+
+
+def train(base: Path, output: Path, **config: Any) -> Path:
+    """Save an adapter with random A and B, as training with peft does."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft warns that it saves an output layer, and about unused patterns
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        model = get_peft_model(model, LoraConfig(init_lora_weights=False, task_type="CAUSAL_LM", **config))
+        model.save_pretrained(output)
+    return output
+
+
+def load(base: Path, adapter: Path) -> Any:
+    """Give peft's own model of a base and a saved adapter."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter)
+
+
+def tensor(entry: TensorEntry) -> numpy.ndarray:
+    return load_file(entry.file)[entry.name].to(torch.float64).numpy()
+
+
+def merged(base: Checkpoint, adapter: Adapter) -> dict[str, numpy.ndarray]:
+    """The sum that the value describes, in float64."""
+    result = {entry.name: tensor(entry) for entry in base.tensors}
+    for pair in adapter.pairs:
+        update = pair.scale * (tensor(pair.b) @ tensor(pair.a))
+        result[pair.target] = result[pair.target] + (update.T if pair.transposed else update)
+    return result
+
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "plain": {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]},
+    "all-linear": {"r": 2, "lora_alpha": 3, "target_modules": "all-linear"},
+    "rslora": {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "use_rslora": True},
+    "output-layer": {"r": 4, "lora_alpha": 8, "target_modules": ["lm_head", "q_proj"]},
+    "fan-in-fan-out-on-linear": {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "fan_in_fan_out": True},
+    "alpha-pattern": {
+        "r": 4, "lora_alpha": 8, "target_modules": "all-linear",
+        "alpha_pattern": {"q_proj": 5, "layers.1.mlp.down_proj": 7},
+    },
+    "rank-pattern": {
+        "r": 4, "lora_alpha": 8, "target_modules": "all-linear",
+        "rank_pattern": {"mlp.up_proj": 2, r"model.layers.\d.self_attn.(k|v)_proj": 3},
+        "alpha_pattern": {"k_proj": 16},
+    },
+    "rank-pattern-rslora": {
+        "r": 4, "lora_alpha": 8, "target_modules": "all-linear", "use_rslora": True,
+        "rank_pattern": {"^model.layers.0.*q_proj": 9, "q_proj": 3},
+    },
+    "first-pattern-wins": {  # of the file, whose keys peft sorts when it saves
+        "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"],
+        "alpha_pattern": {"layers.0.self_attn.q_proj": 1, "q_proj": 2, "model.layers.1.self_attn.q_proj": 3},
+    },
+    "pattern-not-a-suffix": {
+        "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "alpha_pattern": {"_proj": 1, "self_attn": 2},
+    },
+    "one-layer": {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj"], "layers_to_transform": [1]},
+    "gaussian-start": {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_scales_and_merged_weights_are_those_of_peft(case: str, llama: Path, tmp_path: Path) -> None:
+    folder = train(llama, tmp_path / "adapter", **CONFIGS[case])
+    model = load(llama, folder)
+    base = read_checkpoint(llama)
+    adapter = read_adapter(folder, base)
+    assert decode(Adapter, encode(adapter)) == adapter
+    assert [pair.target for pair in adapter.pairs] == sorted({pair.target for pair in adapter.pairs})
+    scales = {
+        f"{name.removeprefix('base_model.model.')}.weight": module.scaling["default"]
+        for name, module in model.named_modules()
+        if isinstance(getattr(module, "scaling", None), dict)  # attention has a number of that name
+    }
+    assert {pair.target: pair.scale for pair in adapter.pairs} == pytest.approx(scales, rel=1e-12)
+    expected = model.merge_and_unload().state_dict()
+    for name, weight in merged(base, adapter).items():
+        numpy.testing.assert_allclose(weight, expected[name].double().numpy(), rtol=1e-6, atol=1e-7, err_msg=name)
+
+
+def test_conv1d_of_gpt2_is_transposed_as_peft_does(tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=32, n_embd=16, n_layer=1, n_head=2, n_positions=16, n_inner=16, bos_token_id=0, eos_token_id=0
+    )
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "base")
+    targets = ["c_attn", "c_proj", "c_fc"]  # c_proj and c_fc are square here: only the class tells the orientation
+    folder = train(
+        tmp_path / "base", tmp_path / "adapter", r=2, lora_alpha=4, target_modules=targets, fan_in_fan_out=True
+    )
+    base = read_checkpoint(tmp_path / "base")
+    adapter = read_adapter(folder, base)
+    assert all(pair.transposed for pair in adapter.pairs)
+    expected = load(tmp_path / "base", folder).merge_and_unload().state_dict()
+    for name, weight in merged(base, adapter).items():
+        numpy.testing.assert_allclose(weight, expected[name].double().numpy(), rtol=1e-6, atol=1e-7, err_msg=name)
+
+
+def test_a_bfloat16_output_layer_may_be_copied_in_float32(tmp_path: Path) -> None:
+    base = _save_llama(tmp_path / "base", tied=False, dtype=torch.bfloat16)
+    folder = train(base, tmp_path / "adapter", target_modules=["lm_head"])
+    assert "base_model.model.lm_head.base_layer.weight" in load_file(folder / "adapter_model.safetensors")
+    assert [pair.target for pair in read_adapter(folder, read_checkpoint(base)).pairs] == ["lm_head.weight"]
+
+
+def test_a_copied_output_layer_of_another_base_is_refused(llama: Path, tmp_path: Path) -> None:
+    folder = train(llama, tmp_path / "adapter", target_modules=["lm_head"])
+    weights = load_file(folder / "adapter_model.safetensors")
+    weights["base_model.model.lm_head.base_layer.weight"][5, 5] += 1e-3
+    save_file(weights, folder / "adapter_model.safetensors")
+    with pytest.raises(InputInvalid, match=r"lm_head\.base_layer\.weight' differs from lm_head\.weight"):
+        read_adapter(folder, read_checkpoint(llama))
+
+
+OTHER_KINDS: dict[str, tuple[dict[str, Any], str]] = {
+    "dora": ({"target_modules": ["q_proj"], "use_dora": True}, "DoRA"),
+    "lora-bias": ({"target_modules": ["q_proj"], "lora_bias": True}, "lora_bias"),
+    "modules-to-save": ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, "modules_to_save"),
+    "trained-tokens": ({"target_modules": ["q_proj"], "trainable_token_indices": [1]}, "trainable_token_indices"),
+    "embedding": ({"target_modules": ["embed_tokens"]}, "LoRA on an embedding"),
+    "parameters": ({"target_modules": [], "target_parameters": ["q_proj.weight"]}, "target_parameters"),
+    "replicated": ({"target_modules": ["q_proj"], "layer_replication": [(0, 2), (0, 2)]}, "layer_replication"),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_KINDS)
+def test_what_peft_saves_of_other_kinds_is_refused_by_name(case: str, llama: Path, tmp_path: Path) -> None:
+    config, name = OTHER_KINDS[case]
+    folder = train(llama, tmp_path / "adapter", **config)
+    with pytest.raises(Unsupported, match=name) as caught:
+        read_adapter(folder, read_checkpoint(llama))
+    assert caught.value.hint
+    # and by its tensors, when the configuration does not tell
+    if case in ("dora", "lora-bias", "modules-to-save", "trained-tokens"):
+        quiet = dict.fromkeys(("use_dora", "lora_bias", "modules_to_save", "trainable_token_indices"))
+        edit_json(folder / "adapter_config.json", **quiet)
+        with pytest.raises(Unsupported, match=r"\(tensor 'base_model\.model\."):
+            read_adapter(folder, read_checkpoint(llama))
+
+
+@pytest.mark.parametrize("kind", ["LoHaConfig", "LoKrConfig", "IA3Config", "VeraConfig", "PromptTuningConfig"])
+def test_other_methods_of_peft_are_refused_by_name(kind: str, llama: Path, tmp_path: Path) -> None:
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    extra: dict[str, Any] = (
+        {"num_virtual_tokens": 2} if kind == "PromptTuningConfig" else {"target_modules": ["o_proj"]}
+    )
+    if kind == "IA3Config":
+        extra["feedforward_modules"] = []
+    config = getattr(peft, kind)(task_type="CAUSAL_LM", **extra)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        peft.get_peft_model(AutoModelForCausalLM.from_pretrained(llama), config).save_pretrained(tmp_path)
+    name = {"IA3Config": "(IA)3", "PromptTuningConfig": "prompt tuning"}.get(kind, kind.removesuffix("Config"))
+    with pytest.raises(Unsupported) as caught:
+        read_adapter(tmp_path, read_checkpoint(llama))
+    assert name.lower() in caught.value.message.lower()
+
+
+def test_an_output_layer_tied_to_the_embedding_is_refused(tied_llama: Path, tmp_path: Path) -> None:
+    folder = train(tied_llama, tmp_path / "adapter", target_modules=["lm_head", "q_proj"])
+    weights = load_file(folder / "adapter_model.safetensors")
+    weights.pop("base_model.model.lm_head.base_layer.weight", None)
+    save_file(weights, folder / "adapter_model.safetensors")
+    with pytest.raises(Unsupported, match=r"lm_head, which .* ties to its embedding"):
+        read_adapter(folder, read_checkpoint(tied_llama))
+
+
+# --- by hand -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_adapter_is_read_whole(tmp_path: Path) -> None:
+    base = read_checkpoint(write_base(tmp_path / "base"))
+    folder = write_adapter(tmp_path / "Packy-LoRA")
+    (folder / "chat_template.jinja").write_text("mine")
+    adapter = read_adapter(folder, base)
+    assert (adapter.name, adapter.base_name, adapter.chat_template) == ("Packy-LoRA", "someone/base", "mine")
+    [pair] = adapter.pairs
+    assert pair.target == "model.layers.0.self_attn.q_proj.weight"
+    assert (pair.a.shape, pair.b.shape, pair.scale, pair.transposed) == ((2, HIDDEN), (HIDDEN, 2), 3.0, False)
+
+
+def test_the_name_of_the_default_adapter_may_be_in_the_keys(tmp_path: Path) -> None:
+    base = read_checkpoint(write_base(tmp_path / "base"))
+    tensors = {name.replace(".weight", ".default.weight"): value for name, value in lora().items()}
+    assert len(read_adapter(write_adapter(tmp_path / "a", tensors=tensors), base).pairs) == 1
+
+
+def test_no_recorded_base_is_none(tmp_path: Path) -> None:
+    base = read_checkpoint(write_base(tmp_path / "base"))
+    assert read_adapter(write_adapter(tmp_path / "a", base_model_name_or_path=None), base).base_name is None
+    assert read_adapter(write_adapter(tmp_path / "b", base_model_name_or_path=""), base).base_name is None
+
+
+def _with(**changes: Any) -> Callable[[Path], object]:
+    return lambda folder: write_adapter(folder, **changes)
+
+
+def _tensors(extra: dict[str, Any] | None = None, *, base: dict[str, Any] | None = None) -> Callable[[Path], object]:
+    return lambda folder: write_adapter(folder, tensors={**(lora() if base is None else base), **(extra or {})})
+
+
+def _bin(folder: Path) -> None:
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+
+
+DOWN = "base_model.model.model.layers.0.mlp.down_proj"
+NORM = "base_model.model.model.norm"
+REFUSED: dict[str, tuple[Callable[[Path], object], type[PackagerError], str]] = {
+    "pickle": (_bin, UnsafeInput, "adapter_model.bin is a pickle"),
+    "no-weights": (lambda folder: (folder / "adapter_model.safetensors").unlink(), InputInvalid, "no adapter_model"),
+    "no-tensors": (_tensors(base={}), InputInvalid, "holds no LoRA tensor"),
+    "auto-map": (_with(auto_map={"AutoModel": "x.Y"}), UnsafeInput, "auto_map"),
+    "no-kind": (_with(peft_type=None), InputInvalid, "no peft_type"),
+    "unknown-kind": (_with(peft_type="SOMETHING_NEW"), Unsupported, "SOMETHING_NEW"),
+    "unknown-switch": (_with(use_newlora=True), Unsupported, "use_newlora"),
+    "qalora": (_with(use_qalora=True), Unsupported, "QALoRA"),
+    "pissa": (_with(init_lora_weights="pissa_niter_4"), Unsupported, "pissa_niter_4"),
+    "olora": (_with(init_lora_weights="olora"), Unsupported, "olora"),
+    "no-rank": (_with(r=None), InputInvalid, "r is None, expected a positive whole number"),
+    "rank-zero": (_with(r=0), InputInvalid, "r is 0"),
+    "rank-text": (_with(r="2"), InputInvalid, "r is '2'"),
+    "no-alpha": (_with(lora_alpha=None), InputInvalid, "lora_alpha is None"),
+    "alpha-nan": (_with(lora_alpha=float("nan")), InputInvalid, "lora_alpha is nan"),
+    "rank-of-another": (_with(r=8), InputInvalid, "says rank 8 for model.layers.0.self_attn.q_proj, lora_A has 2"),
+    "pattern-rank": (_with(rank_pattern={"q_proj": 3}), InputInvalid, "says rank 3"),
+    "pattern-broken": (_with(rank_pattern={"q_proj(": 3}), InputInvalid, "'q_proj(' is no regular expression"),
+    "pattern-text": (_with(alpha_pattern={"q_proj": "3"}), InputInvalid, "alpha_pattern.q_proj is '3'"),
+    "pattern-zero": (_with(rank_pattern={"q_proj": 0}), InputInvalid, "no positive number"),
+    "pattern-list": (_with(rank_pattern=[1]), InputInvalid, "rank_pattern is [1]"),
+    "pattern-exponential": (_with(rank_pattern={"(a+)+x": 2}), InputInvalid, "too complex"),
+    "pattern-polynomial": (_with(alpha_pattern={".*.*.*.*x": 2}), InputInvalid, "too complex"),
+    "a-without-b": (
+        _tensors({f"{DOWN}.lora_A.weight": values(2, 12)}),
+        InputInvalid,
+        "has lora_A but no lora_B for model.layers.0.mlp.down_proj",
+    ),
+    "b-without-a": (
+        _tensors({f"{DOWN}.lora_B.weight": values(HIDDEN, 2)}),
+        InputInvalid,
+        "has lora_B but no lora_A for model.layers.0.mlp.down_proj",
+    ),
+    "matches-nothing": (
+        _tensors(lora("base_model.model.model.layers.7.self_attn.q_proj")),
+        InputInvalid,
+        "layers.7.self_attn.q_proj.lora_A.weight' matches no tensor of",
+    ),
+    "same-target-twice": (
+        _tensors({f"{Q_PROJ}.lora_A.default.weight": values(2, HIDDEN)}),
+        InputInvalid,
+        "change the same tensor",
+    ),
+    "another-width": (
+        _tensors(base=lora(inputs=12)),
+        InputInvalid,
+        "model.layers.0.self_attn.q_proj.lora_A takes 12 inputs, model.layers.0.self_attn.q_proj.weight of",
+    ),
+    "another-height": (_tensors(base=lora(outputs=9)), InputInvalid, "lora_B gives 9 outputs"),
+    "vector": (_tensors(lora(NORM)), Unsupported, "model.norm.weight"),
+    "convolution": (
+        _tensors({f"{Q_PROJ}.lora_A.weight": values(2, HIDDEN, 1, 1)}),
+        Unsupported,
+        "a convolution or a stack of matrices",
+    ),
+    "integers": (_tensors({f"{Q_PROJ}.lora_A.weight": numpy.ones((2, HIDDEN), dtype=numpy.int8)}), Unsupported, "I8"),
+    "embedding": (_tensors({f"{NORM}.lora_embedding_A": values(2, 2)}), Unsupported, "LoRA on an embedding"),
+    "dora-tensor": (_tensors({f"{Q_PROJ}.lora_magnitude_vector": values(8)}), Unsupported, "DoRA"),
+    "bias-tensor": (_tensors({f"{Q_PROJ}.bias": values(8)}), Unsupported, "trained biases (bias)"),
+    "whole-module": (_tensors({f"{NORM}.weight": values(8)}), Unsupported, "a fully trained module"),
+    "loha-tensor": (_tensors({f"{Q_PROJ}.hada_w1_a": values(8)}), Unsupported, "LoHa"),
+    "unknown-tensor": (_tensors({"something.else": values(8)}), InputInvalid, "'something.else' is no part of a LoRA"),
+    "other-prefix": (
+        _tensors({"model.layers.0.self_attn.q_proj.lora_A.weight": values(2, HIDDEN)}),
+        InputInvalid,
+        "is no part of a LoRA",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_is_refused_in_one_line(case: str, tmp_path: Path) -> None:
+    spoil, kind, words = REFUSED[case]
+    base = read_checkpoint(write_base(tmp_path / "base"))
+    folder = write_adapter(tmp_path / "adapter")
+    spoil(folder)
+    with pytest.raises(kind) as caught:
+        read_adapter(folder, base)
+    assert caught.value.exit_code == kind.exit_code
+    assert words in caught.value.message
+    assert str(folder) in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_the_base_it_was_trained_on_is_named(tmp_path: Path) -> None:
+    base = read_checkpoint(write_base(tmp_path / "base7b"))
+    folder = write_adapter(tmp_path / "a", tensors=lora(inputs=12), base_model_name_or_path="Qwen/Qwen2.5-7B")
+    with pytest.raises(InputInvalid) as caught:
+        read_adapter(folder, base)
+    assert caught.value.message.endswith(f"of {base.folder} has {HIDDEN}")
+    assert "it recorded Qwen/Qwen2.5-7B, not base7b" in caught.value.hint
+
+
+def test_a_trainer_folder_names_its_newest_checkpoint(tmp_path: Path) -> None:
+    base = read_checkpoint(write_base(tmp_path / "base"))
+    for step in (90, 100, 20):
+        write_adapter(tmp_path / "out" / f"checkpoint-{step}")
+    (tmp_path / "out" / "checkpoint-500").mkdir()  # saved nothing
+    with pytest.raises(InputInvalid, match=r"no adapter_config\.json") as caught:
+        read_adapter(tmp_path / "out", base)
+    assert caught.value.hint.endswith(str(tmp_path / "out" / "checkpoint-100"))
+
+
+def test_a_base_given_as_adapter_and_missing_folders(tmp_path: Path) -> None:
+    base = read_checkpoint(write_base(tmp_path / "base"))
+    with pytest.raises(InputInvalid) as caught:
+        read_adapter(base.folder, base)
+    assert "This is a base" in caught.value.hint
+    with pytest.raises(InputInvalid, match="no such folder"):
+        read_adapter(tmp_path / "absent", base)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputInvalid, match=r"no adapter_config\.json"):
+        read_adapter(tmp_path / "empty", base)
+
+
+def test_every_tensor_of_the_real_adapter_is_used_once(smollm2: Path, smollm2_lora: Path) -> None:
+    adapter = read_adapter(smollm2_lora, read_checkpoint(smollm2))
+    used = [entry.name for pair in adapter.pairs for entry in (pair.a, pair.b)]
+    assert sorted(used) == sorted(load_file(smollm2_lora / "adapter_model.safetensors"))
+    recorded = json.loads((smollm2_lora / "adapter_config.json").read_text())
+    assert {pair.scale for pair in adapter.pairs} == {recorded["lora_alpha"] / recorded["r"]}

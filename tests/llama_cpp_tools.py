@@ -1,0 +1,71 @@
+"""llama.cpp's own programs, as the reference that our GGUF files are compared with."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+from packager.artifacts import Quant
+from packager.formats.gguf import GgufHeader, MetadataEntry, read_gguf
+from packager.sources.llama_cpp_tree import LlamaCppTree
+
+FILE_TYPES = {Quant.Q8_0: 7, Quant.Q4_K_M: 15}
+
+
+def convert(tree: LlamaCppTree, checkpoint: Path, kind: str, output: Path) -> Path:
+    """Run convert_hf_to_gguf.py as a program."""
+    script = str(tree.path / "convert_hf_to_gguf.py")
+    command = [sys.executable, script, str(checkpoint), "--outtype", kind, "--outfile", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return output
+
+
+def quantize(source: Path, output: Path, quant: Quant | None) -> Path:
+    """Run llama_model_quantize; without a quant it copies, as `llama-quantize SOURCE OUTPUT COPY` does."""
+    import llama_cpp
+
+    silent = llama_cpp.llama_log_callback(lambda level, text, data: None)
+    llama_cpp.llama_log_set(silent, ctypes.c_void_p(0))
+    try:
+        parameters = llama_cpp.llama_model_quantize_default_params()
+        parameters.only_copy = quant is None
+        parameters.ftype = FILE_TYPES.get(quant, 0)
+        assert llama_cpp.llama_model_quantize(str(source).encode(), str(output).encode(), parameters) == 0
+    finally:
+        llama_cpp.llama_log_set(ctypes.cast(None, llama_cpp.llama_log_callback), ctypes.c_void_p(0))
+    return output
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def metadata(header: GgufHeader) -> dict[str, MetadataEntry]:
+    return {entry.key: entry for entry in header.metadata}
+
+
+def differing_keys(ours: Path, theirs: Path) -> set[str]:
+    """Keys that one file lacks or has with another type or value."""
+    mine, other = metadata(read_gguf(ours)), metadata(read_gguf(theirs))
+    return {key for key in mine.keys() | other.keys() if mine.get(key) != other.get(key)}
+
+
+def differing_tensors(ours: Path, theirs: Path) -> list[str]:
+    """Tensors that one file lacks or has with another shape, type or byte."""
+    mine = {tensor.name: tensor for tensor in read_gguf(ours).tensors}
+    other = {tensor.name: tensor for tensor in read_gguf(theirs).tensors}
+    found = sorted(mine.keys() ^ other.keys())
+    with ours.open("rb") as my_file, theirs.open("rb") as other_file:
+        for name in sorted(mine.keys() & other.keys()):
+            a, b = mine[name], other[name]
+            my_file.seek(a.offset)
+            other_file.seek(b.offset)
+            same = my_file.read(a.size_bytes) == other_file.read(b.size_bytes)
+            if (a.shape, a.type) != (b.shape, b.type) or not same:
+                found.append(name)
+    return found

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from packager.artifacts import Outcome
+from packager.parity.answers import AnswerMatch
+from packager.parity.gates import QuantGates
+from packager.parity.judge import answers_check, distribution_checks, gated, measure, within
+from packager.parity.logits import Distance
+
+GATES = QuantGates(mean_kl=0.05, first_kl=0.1, top1=0.9, answer_margin=0.5)
+
+
+def found(**changes: float) -> Distance:
+    values = {"mean_kl": 0.01, "max_kl": 0.2, "top1": 0.95, "first_kl": 0.02, **changes}
+    return Distance(positions=70, **values)
+
+
+def match(*, equal: bool = False, common: int = 3, margin: float = 0.1) -> AnswerMatch:
+    detail = "" if equal else "reference …'a', engine …'b'"
+    return AnswerMatch(
+        conversation="hello", equal=equal, common_tokens=common, reference_tokens=10, margin_nats=margin, detail=detail
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "at_least", "kept"),
+    [
+        pytest.param(0.1, 0.1, False, True, id="at the limit"),
+        pytest.param(0.11, 0.1, False, False, id="above the most"),
+        pytest.param(0.9, 0.9, True, True, id="at the least"),
+        pytest.param(0.89, 0.9, True, False, id="below the least"),
+        pytest.param(9.0, None, False, True, id="no limit"),
+        pytest.param(math.nan, 0.1, False, False, id="not a number is never within"),
+        pytest.param(math.nan, 0.1, True, False, id="nor at least"),
+    ],
+)
+def test_a_limit(value: float, limit: float | None, at_least: bool, kept: bool) -> None:
+    assert within(measure("x", value, "nats", limit, at_least=at_least)) is kept
+
+
+def test_measures_are_rounded() -> None:
+    assert measure("x", 0.123456789, "nats").value == 0.123457
+
+
+def test_distributions_within_their_limits_pass() -> None:
+    everywhere, first = distribution_checks(found(), GATES, subject="q8_0", engine="llama.cpp")
+    assert (everywhere.name, everywhere.outcome) == ("distribution", Outcome.PASSED)
+    assert everywhere.detail == "mean KL 0.01 nats, top-1 agreement 95.0%, max KL 0.2 nats"
+    assert (first.name, first.outcome, first.detail) == ("first token", Outcome.PASSED, "mean KL 0.02 nats")
+
+
+@pytest.mark.parametrize(
+    ("changes", "outcomes", "detail"),
+    [
+        pytest.param(
+            {"mean_kl": 0.06},
+            (Outcome.FAILED, Outcome.PASSED),
+            "mean KL 0.06 nats, at most 0.05",
+            id="too far on average",
+        ),
+        pytest.param(
+            {"top1": 0.5}, (Outcome.FAILED, Outcome.PASSED), "top-1 agreement 50.0%, at least 90.0%", id="other choices"
+        ),
+        pytest.param(
+            {"first_kl": 0.2},
+            (Outcome.PASSED, Outcome.FAILED),
+            "mean KL 0.2 nats, at most 0.1",
+            id="another first token",
+        ),
+        pytest.param(
+            {"mean_kl": math.nan}, (Outcome.FAILED, Outcome.PASSED), "mean KL nan nats, at most 0.05", id="not a number"
+        ),
+    ],
+)
+def test_a_broken_limit_is_named(changes: dict[str, float], outcomes: tuple[Outcome, Outcome], detail: str) -> None:
+    checks = distribution_checks(found(**changes), GATES, subject="q8_0", engine="llama.cpp")
+    assert tuple(check.outcome for check in checks) == outcomes
+    assert next(check.detail for check in checks if check.outcome is Outcome.FAILED) == detail
+
+
+def test_equal_answers_pass() -> None:
+    check = answers_check((match(equal=True, common=10, margin=0.0),) * 2, GATES, subject="f16", engine="llama.cpp")
+    assert (check.outcome, check.detail) == (Outcome.PASSED, "2 of 2 equal, 20 of 20 tokens in common")
+
+
+def test_answers_may_part_where_the_reference_was_undecided() -> None:
+    check = answers_check((match(margin=0.4), match(equal=True, margin=0)), GATES, subject="f16", engine="llama.cpp")
+    assert check.outcome is Outcome.PASSED
+    assert check.detail == (
+        "1 of 2 equal, 6 of 20 tokens in common; hello: reference …'a', engine …'b' (margin 0.4 nats)"
+    )
+
+
+def test_answers_may_not_part_where_the_reference_was_sure() -> None:
+    check = answers_check((match(margin=0.2), match(margin=3.0)), GATES, subject="f16", engine="llama.cpp")
+    assert check.outcome is Outcome.FAILED
+    assert check.detail.endswith("(margin 3 nats, at most 0.5)")
+
+
+def test_a_check_shows_only_what_broke() -> None:
+    measures = (measure("a", 2, "nats", 1.0), measure("b", 0, "nats", 1.0), measure("n", 7, "tokens"))
+    assert gated(measures, subject="f16", engine="x", name="y").detail == "a 2 nats, at most 1"
