@@ -32,7 +32,7 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings=HELP)
 @click.version_option(package_name="ollama-packager", prog_name="packager")
 def packager() -> None:
-    r"""Turn a base model and a LoRA fine-tune into an Ollama model, and prove that it answers as it did in training.
+    """Turn a base model and a LoRA fine-tune into an Ollama model, and prove that it answers as it did in training.
 
     \b
     Start here:

@@ -13,6 +13,7 @@ import hashlib
 import json
 import types
 import typing
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -65,6 +66,22 @@ def pretty_json(value: object) -> str:
 def digest(value: object) -> str:
     """Give the sha256, 64 hex digits, of a value's canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def map_paths(value: T, change: Callable[[Path], Path]) -> T:
+    """Give an equal value in which every path, at any depth, is replaced by `change(path)`."""
+    return typing.cast(T, _map_paths(value, change))
+
+
+def _map_paths(value: Any, change: Callable[[Path], Path]) -> Any:
+    if isinstance(value, Path):
+        return change(value)
+    if isinstance(value, tuple):
+        return tuple(_map_paths(item, change) for item in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return dataclasses.replace(value, **{name: _map_paths(item, change) for name, item in fields.items()})
+    return value
 
 
 def _decode(kind: Any, data: Json, where: str) -> Any:

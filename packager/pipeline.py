@@ -16,13 +16,13 @@ from packager.formats.model_files import model_files
 from packager.formats.model_name import ModelName
 from packager.parity.gates import Gates
 from packager.parity.report import REPORT_NAME, Report, write_report
-from packager.plan import BuildRequest, Plan, gguf_name, make_plan
+from packager.plan import BuildRequest, Plan, make_plan
 from packager.sources.llama_cpp_tree import LlamaCppTree, find_tree
 from packager.stages.modelfile import ModelfileJob, make_modelfile, write_modelfile
 from packager.stages.register import RegisterJob, refuse_taken_name, register
 from packager.stages.templates import write_templates
 from packager.stages.verify import VerifyJob, verify
-from packager.stages.weights import QuantizeJob, quantize
+from packager.stages.weights import QuantizeJob, gguf_name, quantize
 from packager.workspace import Workspace
 
 _ENGINES = ("llama-cpp-python", "gguf", "transformers", "peft", "torch", "ollama-packager")

@@ -100,7 +100,8 @@ def make_plan(request: BuildRequest) -> Plan:
         folder = request.adapter
         adapter = _attempt(problems, lambda: read_adapter(folder, base))
     tree = _attempt(problems, lambda: cached_tree(request.llama_cpp))
-    name = _attempt(problems, lambda: ModelName.parse(request.name)) if request.name is not None else None
+    typed = request.name
+    name = _attempt(problems, lambda: ModelName.parse(typed)) if typed is not None else None
     _attempt(problems, lambda: _check_output(request.output))
     if base is None:
         raise PlanRefused(tuple(problems))

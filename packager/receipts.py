@@ -95,6 +95,13 @@ class ReceiptBox:
         self._make()
         write_durably(self._intent_path(stage), pretty_json(Intent(outputs=outputs)))
 
+    def settle(self, receipt: Receipt) -> None:
+        """Forget an intent that this receipt fulfilled; one that names other files still says whose they are."""
+        path = self._intent_path(receipt.stage)
+        if (outputs := _read_intent(path)) is not None and outputs == receipt.outputs:
+            with disk_errors(path):
+                path.unlink()
+
     def knows(self, name: str) -> bool:
         """Whether a receipt of any stage lists a published file of this name."""
         receipts = (_read_receipt(path) for path in sorted(self._folder.glob("*.json")))
@@ -104,14 +111,8 @@ class ReceiptBox:
 
     def intended(self, name: str) -> tuple[str, ...]:
         """Give the digests under which killed runs may have published a file of this name."""
-        found: list[str] = []
-        for path in sorted(self._folder.glob("*.intent")):
-            try:
-                intent = decode(Intent, json.loads(path.read_bytes()), where=path.name)
-            except (OSError, ValueError, InputInvalid):
-                continue
-            found.extend(output.sha256 for output in intent.outputs if output.name == name)
-        return tuple(found)
+        intents = [_read_intent(path) or () for path in sorted(self._folder.glob("*.intent"))]
+        return tuple(output.sha256 for outputs in intents for output in outputs if output.name == name)
 
     def _path(self, stage: str) -> Path:
         if not re.fullmatch(r"[a-z][a-z0-9-]{0,40}", stage):
@@ -165,6 +166,13 @@ def _read_known(path: Path) -> tuple[KnownDigest, ...]:
         return decode(_KnownDigests, json.loads(path.read_bytes()), where=path.name).digests
     except (OSError, ValueError, RecursionError, InputInvalid):
         return ()
+
+
+def _read_intent(path: Path) -> tuple[FileDigest, ...] | None:
+    try:
+        return decode(Intent, json.loads(path.read_bytes()), where=path.name).outputs
+    except (OSError, ValueError, RecursionError, InputInvalid):
+        return None
 
 
 def _read_receipt(path: Path) -> Receipt | None:

@@ -6,17 +6,16 @@ the only proof that a stage finished; that a file exists proves nothing.
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
-from packager.codec import canonical_json, decode, digest, encode
+from packager.codec import canonical_json, decode, digest, encode, map_paths
 from packager.durable import FileDigest, disk_error, disk_errors, is_disk_error, sha256_file, sync_file, sync_folder
 from packager.errors import InputInvalid, Locked
 from packager.events import Emit, Noted, StageFinished, StageStarted, silent
@@ -149,6 +148,7 @@ class Workspace:
         """Give the recorded result, in a tuple because it may itself be None, if it still counts."""
         if receipt is None or receipt.key != key or not self._is_intact(receipt):
             return None
+        self._receipts.settle(receipt)
         try:
             return (self._restore(kind, receipt),)
         except InputInvalid:
@@ -181,7 +181,7 @@ class Workspace:
         for item in earlier:
             text = f"{item.name} is from an earlier run with other settings and is left as it is"
             self._emit(Noted(stage=stage, text=text, warning=True))
-        relative = _map_paths(result, lambda path: self._relative(stage, path))
+        relative = map_paths(result, lambda path: self._relative(stage, path))
         return Receipt(stage=stage, key=key, outputs=outputs, earlier=earlier, result=encode(relative))
 
     def _collect(self, stage: str, staging: Path, taken: tuple[FileDigest, ...]) -> tuple[FileDigest, ...]:
@@ -242,8 +242,7 @@ class Workspace:
 
     def _restore(self, kind: type[T], receipt: Receipt) -> T:
         value = decode(kind, receipt.result, where=f"receipt of {receipt.stage}")
-        restored: T = _map_paths(value, self._inside)
-        return restored
+        return map_paths(value, self._inside)
 
     def _relative(self, stage: str, path: Path) -> Path:
         for root in (self._staging / stage, self.folder):
@@ -263,15 +262,3 @@ class Workspace:
                 shutil.rmtree(self._staging)
             for path in (*self._private.glob("*.partial"), *self._private.glob("receipts/*.partial")):
                 path.unlink()
-
-
-def _map_paths(value: Any, change: Callable[[Path], Path]) -> Any:
-    """Give the same value with every path in it changed."""
-    if isinstance(value, Path):
-        return change(value)
-    if isinstance(value, tuple):
-        return tuple(_map_paths(item, change) for item in value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return dataclasses.replace(value, **{name: _map_paths(item, change) for name, item in fields.items()})
-    return value

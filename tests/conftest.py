@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from platformdirs import user_cache_path
-from tests.ollama_server import running_ollama, write_gguf
 
 from packager.artifacts import Gguf
 from packager.sources import demo_model
 from packager.sources.llama_cpp_tree import LlamaCppTree, find_tree
+from tests.ollama_server import running_ollama, write_gguf
 from tests.tiny_models import FAMILIES, make_tiny, make_tiny_lora
 
 

@@ -83,8 +83,17 @@ def described(path: Path) -> Gguf:
     return Gguf(path=path, quant=Quant.Q4_K_M, sha256=sha256, size_bytes=path.stat().st_size)
 
 
-def write_gguf(target: Path, template: str | None = None) -> Gguf:
-    """Write the packaged model with another chat template, by default its own behind `HEADER`, as llama.cpp lays it out."""
+def write_gguf(
+    target: Path, template: str | None = None, *, keep_template: bool = True, as_copied: bool = True
+) -> Gguf:
+    """Write the packaged model with another chat template, by default its own behind `HEADER`.
+
+    Args:
+        target: The file to write.
+        template: Text of the chat template.
+        keep_template: Without it, the file has no chat template at all.
+        as_copied: In the layout that `llama-quantize ... COPY` leaves unchanged; without it, in the one of gguf-py.
+    """
     import gguf
     import llama_cpp
     from gguf.scripts.gguf_new_metadata import MetadataDetails, copy_with_new_metadata
@@ -93,8 +102,10 @@ def write_gguf(target: Path, template: str | None = None) -> Gguf:
     text = template or HEADER + reader.fields["tokenizer.chat_template"].contents()
     draft = target.with_suffix(".draft")
     writer = gguf.GGUFWriter(draft, arch=reader.fields["general.architecture"].contents())
-    new = {"tokenizer.chat_template": MetadataDetails(gguf.GGUFValueType.STRING, text)}
-    copy_with_new_metadata(reader, writer, new, [])
+    new = {"tokenizer.chat_template": MetadataDetails(gguf.GGUFValueType.STRING, text)} if keep_template else {}
+    copy_with_new_metadata(reader, writer, new, [] if keep_template else ["tokenizer.chat_template"])
+    if not as_copied:
+        return described(draft.replace(target))
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.only_copy = True
     status = llama_cpp.llama_model_quantize(bytes(draft), bytes(target), ctypes.byref(parameters))

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import httpx
 import pytest
-from packager.engines.ollama import OllamaEngine, OllamaServer
-from packager.parity.report import Report
 
 from packager.artifacts import Conversation, Outcome, Quant
 from packager.chat.probes import load_probes
 from packager.codec import decode
 from packager.engines.llama_cpp import Embedded
+from packager.engines.ollama import OllamaEngine, OllamaServer
 from packager.engines.transformers import Reference
+from packager.parity.report import Report
 from tests.run_packager import Finished, error_lines, run_packager
 
 NAME = "end-to-end"
@@ -144,9 +144,7 @@ def test_a_taken_name_is_refused_before_the_long_part(
     assert not list((tmp_path / "other").glob("*.gguf"))
 
 
-def test_a_gate_that_fails_is_exit_code_5_and_keeps_the_files(
-    base: Path, adapter: Path, tmp_path: Path
-) -> None:
+def test_a_gate_that_fails_is_exit_code_5_and_keeps_the_files(base: Path, adapter: Path, tmp_path: Path) -> None:
     arguments = ("build", base, adapter, "-o", tmp_path, "--quant", "q8_0", "--no-register")
     finished = run_packager(*arguments, "--gate", "q8_0.mean_kl=0.0000001")
     assert finished.code == 5

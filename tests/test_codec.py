@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from packager import artifacts
-from packager.codec import canonical_json, decode, digest, encode, pretty_json
+from packager.codec import canonical_json, decode, digest, encode, map_paths, pretty_json
 from packager.errors import InputInvalid
 
 
@@ -131,6 +131,16 @@ def test_missing_fields_and_wrong_containers() -> None:
         decode(tuple[int, ...], [1, "2"])
 
 
+@given(TREES)
+def test_mapped_paths_are_all_paths_and_nothing_else(tree: Tree) -> None:
+    moved = map_paths(tree, lambda path: Path("root") / "sub" / path.name)
+    assert all(leaf.where.parts[:2] == ("root", "sub") for leaf in moved.leaves)
+    assert map_paths(tree, lambda path: path) == tree
+    still = map_paths(moved, lambda path: Path("same"))
+    assert still == map_paths(tree, lambda path: Path("same"))
+    assert [leaf.name for leaf in still.leaves] == [leaf.name for leaf in tree.leaves]
+
+
 def test_a_whole_number_is_a_float_where_a_float_is_wanted() -> None:
     value = decode(float, 3)
     assert value == 3.0
@@ -144,7 +154,9 @@ def test_what_has_no_json_form_is_a_bug() -> None:
         encode({"a": 1})
 
 
-VALUES = [value for value in vars(artifacts).values() if isinstance(value, type) and hasattr(value, "__dataclass_fields__")]
+VALUES = [
+    value for value in vars(artifacts).values() if isinstance(value, type) and hasattr(value, "__dataclass_fields__")
+]
 
 
 @pytest.mark.parametrize("kind", VALUES, ids=lambda kind: kind.__name__)

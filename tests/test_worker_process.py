@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 
@@ -103,8 +104,6 @@ def test_close_ends_the_child_and_can_be_repeated() -> None:
 
 def test_an_interrupt_ends_the_child() -> None:
     with worker("time.sleep(60)") as child:
-        child.ask  # noqa: B018 # nothing is started before the first question
-        import signal
 
         def interrupt(number: int, frame: object) -> None:
             raise KeyboardInterrupt

@@ -136,7 +136,7 @@ class TemplateDict:
 
     def __call__(self, *args: object, **kwargs: object) -> dict[object, object]:
         """Build a dictionary as `dict` does."""
-        return cast("dict[object, object]", dict(*args, **kwargs))  # type: ignore[call-overload]
+        return cast("dict[object, object]", dict(*args, **kwargs))
 
     def fromkeys(self, *args: object) -> dict[object, object]:
         """Build a dictionary as `dict.fromkeys` does."""

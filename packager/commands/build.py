@@ -10,7 +10,7 @@ from packager.artifacts import Quant
 from packager.commands import options
 
 
-@click.command()
+@click.command(short_help="Base and adapter in, a verified Ollama model out.")
 @options.base
 @options.adapter
 @options.output
@@ -39,7 +39,7 @@ def build(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    r"""Merge BASE with ADAPTER, write every GGUF, register them in Ollama, and verify them.
+    """Merge BASE with ADAPTER, write every GGUF, register them in Ollama, and verify them.
 
     \b
     Example:

@@ -32,7 +32,7 @@ class Piece:
 Answer = Callable[[tuple[Message, ...]], Iterator[Piece]]
 
 
-@click.command()
+@click.command(short_help="Talk to a model in Ollama or in a build folder.")
 @click.argument("model", metavar="NAME|DIR")
 @click.option("--system", metavar="TEXT", help="System prompt to start with.")
 @click.option("-p", "--prompt", metavar="TEXT", help="Ask this, print the answer, and end.")
@@ -45,7 +45,7 @@ Answer = Callable[[tuple[Message, ...]], Iterator[Piece]]
 )
 @click.option("--quant", type=click.Choice([quant.value for quant in Quant]), help="Which quant of NAME or DIR.")
 def chat(model: str, system: str | None, prompt: str | None, engine: str, quant: str | None) -> None:
-    r"""Talk to a model: NAME in Ollama, or the GGUF in the build folder DIR, with no server and no network.
+    """Talk to a model: NAME in Ollama, or the GGUF in the build folder DIR, with no server and no network.
 
     Each line you type is a turn; /bye or the end of input ends the session, Ctrl-C stops an answer. Lines from a pipe work
     the same.

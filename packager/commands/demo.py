@@ -9,7 +9,7 @@ import click
 from packager.commands import options
 
 
-@click.command()
+@click.command(short_help="Everything, on a small real model made on the spot.")
 @click.option(
     "-o",
     "--output",
@@ -24,7 +24,7 @@ from packager.commands import options
 @options.as_json
 @options.quiet
 def demo(output: Path, name: str, replace: bool, as_json: bool, quiet: bool) -> int:
-    r"""Make a small real model, fine-tune it, package it, verify it, and ask it its name before and after.
+    """Make a small real model, fine-tune it, package it, verify it, and ask it its name before and after.
 
     Nothing is downloaded from a model hub; without Ollama the model runs in this process.
 

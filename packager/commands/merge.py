@@ -10,7 +10,7 @@ from packager.artifacts import Dtype
 from packager.commands import options
 
 
-@click.command()
+@click.command(short_help="Write the merged Hugging Face checkpoint.")
 @options.base
 @click.argument("adapter", type=click.Path(path_type=Path))
 @options.output
@@ -29,7 +29,7 @@ def merge(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    r"""Merge ADAPTER into BASE, in float32, and write a Hugging Face checkpoint.
+    """Merge ADAPTER into BASE, in float32, and write a Hugging Face checkpoint.
 
     \b
     Example:

@@ -9,7 +9,7 @@ import click
 from packager.commands import options
 
 
-@click.command()
+@click.command(short_help="Write the Modelfile of a GGUF.")
 @options.base
 @options.adapter
 @options.output
@@ -28,7 +28,7 @@ def modelfile(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    r"""Write a Modelfile for a GGUF made from BASE and ADAPTER.
+    """Write a Modelfile for a GGUF made from BASE and ADAPTER.
 
     \b
     Example:

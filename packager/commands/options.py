@@ -13,7 +13,7 @@ from packager.artifacts import Quant
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class QuantList(click.ParamType):
+class QuantList(click.ParamType[tuple[Quant, ...]]):
     """`f16,q8_0,q4_k_m` as a tuple of quants, in the order of the enum, each once."""
 
     name = "QUANT,..."
@@ -103,7 +103,7 @@ def as_json(function: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(function)
 
 
-class Gate(click.ParamType):
+class Gate(click.ParamType[tuple[str, float]]):
     """`q4_k_m.mean_kl=0.5` as a name and a number."""
 
     name = "QUANT.MEASURE=LIMIT"

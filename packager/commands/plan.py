@@ -10,7 +10,7 @@ from packager.artifacts import Quant
 from packager.commands import options
 
 
-@click.command()
+@click.command(short_help="What a build would do, and every problem it would meet.")
 @options.base
 @options.adapter
 @options.output
@@ -35,7 +35,7 @@ def plan(
     no_verify: bool,
     as_json: bool,
 ) -> None:
-    r"""Say what `packager build` with the same arguments would do. Writes nothing.
+    """Say what `packager build` with the same arguments would do. Writes nothing.
 
     Lists every problem it finds, with the exit code of the first.
 

@@ -10,7 +10,7 @@ from packager.artifacts import Quant
 from packager.commands import options
 
 
-@click.command()
+@click.command(short_help="Write the GGUF files of a checkpoint.")
 @click.argument("source", type=click.Path(path_type=Path))
 @options.output
 @options.quants
@@ -29,7 +29,7 @@ def quantize(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    r"""Convert the checkpoint SOURCE to GGUF files, all in one pass over its weights.
+    """Convert the checkpoint SOURCE to GGUF files, all in one pass over its weights.
 
     \b
     Example:

@@ -9,14 +9,14 @@ import click
 from packager.commands import options
 
 
-@click.command()
+@click.command(short_help="Put a build folder into Ollama.")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--name", metavar="NAME", required=True, help="Name in Ollama; each quant becomes NAME:QUANT.")
 @options.replace
 @options.as_json
 @options.quiet
 def register(folder: Path, name: str, replace: bool, as_json: bool, quiet: bool) -> None:
-    r"""Register every GGUF of the build folder FOLDER in Ollama, with the parameters of its Modelfile.
+    """Register every GGUF of the build folder FOLDER in Ollama, with the parameters of its Modelfile.
 
     \b
     Example:

@@ -9,7 +9,7 @@ import click
 from packager.commands import options
 
 
-@click.command()
+@click.command(short_help="Write the chat template for every engine.")
 @options.base
 @options.adapter
 @options.output
@@ -19,7 +19,7 @@ from packager.commands import options
 def template(
     base: Path, adapter: Path | None, output: Path, template_file: Path | None, as_json: bool, quiet: bool
 ) -> None:
-    r"""Write the chat template of BASE and ADAPTER for Ollama, llama.cpp, vLLM and LMDeploy.
+    """Write the chat template of BASE and ADAPTER for Ollama, llama.cpp, vLLM and LMDeploy.
 
     \b
     Example:

@@ -9,7 +9,7 @@ import click
 from packager.commands import options
 
 
-@click.command()
+@click.command(short_help="Compare a build folder with the reference.")
 @click.argument("folder", type=click.Path(path_type=Path))
 @options.base
 @options.adapter
@@ -28,7 +28,7 @@ def verify(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    r"""Compare every GGUF in FOLDER with BASE + ADAPTER, unmerged, under transformers and peft.
+    """Compare every GGUF in FOLDER with BASE + ADAPTER, unmerged, under transformers and peft.
 
     Exit code 5 when a gate fails; report.json in FOLDER has every figure.
 

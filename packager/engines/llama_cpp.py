@@ -210,26 +210,24 @@ class Embedded:
     @cached_property
     def _formatter(self) -> _Formatter | NotSupported:
         """llama-cpp-python's formatter for the template in the file, installed as the model's chat handler."""
-        import jinja2
         from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
         if self.template is None:
             return NotSupported(code="NO_TEMPLATE", detail="there is no chat template in the GGUF file")
         ends = self._llama.token_eos()
-        try:
-            formatter = Jinja2ChatFormatter(
-                template=self.template,
-                eos_token=_text(self._llama, ends),
-                bos_token=_text(self._llama, self._llama.token_bos()),
-                stop_token_ids=[ends],
-            )
-        except jinja2.TemplateError as error:
-            return NotSupported(code="TEMPLATE_ERROR", detail=str(error).splitlines()[0][:200])
+        formatter = Jinja2ChatFormatter(
+            template=self.template,
+            eos_token=_text(self._llama, ends),
+            bos_token=_text(self._llama, self._llama.token_bos()),
+            stop_token_ids=[ends],
+        )
         self._llama.chat_handler = formatter.to_chat_handler()
         return cast(_Formatter, formatter)
 
     @cached_property
     def _llama(self) -> Any:  # llama_cpp.Llama: the package carries no usable types
+        import jinja2
+
         library, said = _library(), _quiet()
         if not self._gguf.is_file():
             raise InputInvalid(f"{self._gguf}: no such file")
@@ -246,6 +244,11 @@ class Embedded:
                 verbose=False,
                 chat_handler=_no_template,
             )
+        except jinja2.TemplateError as error:  # it compiles every template of the file when it loads
+            raise InputInvalid(
+                f"{self._gguf}: its chat template is not Jinja ({str(error).splitlines()[0]})",
+                hint="Build the model again with --template.",
+            ) from error
         except ValueError as error:  # what llama-cpp-python raises when the library gives it no model or no context
             reason = said[-1] if said else str(error).splitlines()[0]
             raise InputInvalid(

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import math
+import sys
+
 from packager.artifacts import Check, Measure, Outcome
 from packager.parity.answers import AnswerMatch
 from packager.parity.gates import QuantGates
 from packager.parity.logits import Distance
 
+_NOT_A_NUMBER = sys.float_info.max
+
 
 def measure(name: str, value: float, unit: str, limit: float | None = None, *, at_least: bool = False) -> Measure:
-    """Give a measure rounded to six significant digits, which is more than a repeated run agrees on."""
-    return Measure(name=name, value=float(f"{value:.6g}"), unit=unit, limit=limit, at_least=at_least)
+    """Give a measure rounded to six significant digits, which is more than a repeated run agrees on.
+
+    A model that computes NaN is infinitely far away; JSON has neither, so the value is the largest number there is.
+    """
+    rounded = float(f"{value:.6g}") if math.isfinite(value) else _NOT_A_NUMBER
+    return Measure(name=name, value=rounded, unit=unit, limit=limit, at_least=at_least)
 
 
 def within(found: Measure) -> bool:
-    """Whether a measure keeps its limit; one without a limit does. A value that is not a number never does."""
+    """Whether a measure keeps its limit; one without a limit does."""
     if found.limit is None:
         return True
     return found.value >= found.limit if found.at_least else found.value <= found.limit
@@ -70,6 +79,8 @@ def gated(measures: tuple[Measure, ...], *, subject: str, engine: str, name: str
 
 def _shown(found: Measure) -> str:
     text = f"{found.value:.1%}" if found.unit == "share" else f"{found.value:.2g} {found.unit}"
+    if found.value == _NOT_A_NUMBER:
+        text = "not a number"
     if within(found):
         return f"{found.name} {text}"
     limit = f"{found.limit:.1%}" if found.unit == "share" else f"{found.limit:g}"

@@ -75,7 +75,7 @@ def _damage(gguf: Gguf) -> tuple[str, GgufHeader | None]:
 
 
 def _type_fault(gguf: Gguf, header: GgufHeader) -> str:
-    number = _value(header, "general.file_type")
+    number = header.value("general.file_type")
     if number != _FILE_TYPES[gguf.quant]:
         return f"general.file_type is {number}; {gguf.quant.value} is {_FILE_TYPES[gguf.quant]}"
     packed = {tensor.type for tensor in header.tensors} - _WHOLE
@@ -95,7 +95,7 @@ def _name_fault(gguf: Gguf) -> str:
 
 
 def _template_fault(header: GgufHeader, template: str) -> str:
-    found = _value(header, "tokenizer.chat_template")
+    found = header.value("tokenizer.chat_template")
     if not isinstance(found, str):
         return "there is no chat template in it"
     difference = text_difference(template, found)
@@ -103,7 +103,7 @@ def _template_fault(header: GgufHeader, template: str) -> str:
 
 
 def _block_fault(header: GgufHeader, base: Checkpoint) -> str:
-    count = _value(header, f"{_value(header, 'general.architecture')}.block_count")
+    count = header.value(f"{header.value('general.architecture')}.block_count")
     blocks = {int(match[1]) for tensor in header.tensors if (match := re.match(r"blk\.(\d+)\.", tensor.name))}
     if base.architecture in _ONE_TO_ONE and (count != base.layers or blocks != set(range(base.layers))):
         return f"{len(blocks)} blocks, block_count {count}; the base has {base.layers}"
@@ -124,7 +124,3 @@ def _weight_fault(header: GgufHeader, base: Checkpoint) -> str:
     if untied and not any(entry.name == "lm_head.weight" for entry in base.tensors):
         expected += next((math.prod(e.shape) for e in base.tensors if e.name.endswith("embed_tokens.weight")), 0)
     return "" if found == expected else f"{found} weights; the base has {expected}"
-
-
-def _value(header: GgufHeader, key: str) -> object:
-    return next((entry.value for entry in header.metadata if entry.key == key), None)

@@ -25,14 +25,20 @@ CLOCKED = (
     "{%- endif %}{{- 'Today: ' + date_string + '\n' }}" + CHATML
 )
 # Two formats of the clock.
-TWO_CLOCKS = "{{- strftime_now('%Y-%m-%d') + ' ' + strftime_now('%d %b %Y') + ' ' + strftime_now('%H:%M') + '\n' }}" + CHATML
+TWO_CLOCKS = (
+    "{{- strftime_now('%Y-%m-%d') + ' ' + strftime_now('%d %b %Y') + ' ' + strftime_now('%H:%M') + '\n' }}" + CHATML
+)
 # As Qwen3: undefined and true build the same prompt.
-THINKS_BY_DEFAULT = CHATML + "{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}"
+THINKS_BY_DEFAULT = (
+    CHATML + "{% if enable_thinking is defined and enable_thinking is false %}<think></think>{% endif %}"
+)
 # Undefined is false, but engines pass true.
 THINKS_IF_TOLD = CHATML + "{% if enable_thinking %}<think>{% endif %}"
 # A list that is None in transformers and undefined in llama.cpp.
 ASKS_FOR_NONE = "{% if tools is not none %}TOOLS{% endif %}" + CHATML
-NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + CHATML
+NO_SYSTEM = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + CHATML
+)
 TRIMS = CHATML.replace("m['content']", "m['content'] | trim")
 
 HANGS = "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}"
@@ -55,7 +61,9 @@ HOSTILE = {
 def tokens(*, bos: str | None = None, eos: str | None = "<|im_end|>", adds_bos: bool = False) -> TokenizerFacts:
     """A tokenizer whose special tokens are ChatML's, and BOS if it has one."""
     texts = [text for text in ("<|endoftext|>", "<|im_start|>", "<|im_end|>", bos) if text is not None]
-    special = tuple(SpecialToken(text=text, id=number, special=True) for number, text in enumerate(dict.fromkeys(texts)))
+    special = tuple(
+        SpecialToken(text=text, id=number, special=True) for number, text in enumerate(dict.fromkeys(texts))
+    )
     plain = SpecialToken(text="<think>", id=len(special), special=False)
     named = {"bos_token": bos, "eos_token": eos}
     return TokenizerFacts(

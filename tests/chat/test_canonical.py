@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from packager.artifacts import Conversation
 from packager.chat.canonical import HEADER_CHARACTERS, canonicalise
 from packager.chat.probes import load_probes
 from packager.chat.render import Renderer, RenderRefused, Setting
@@ -20,6 +22,7 @@ from tests.chat.conftest import REAL_FAMILIES
 from tests.chat.samples import openai
 
 SOURCE = "the base's chat template"
+PIECES = [" ", "\n", "\t", "{{ 'x' }}", "{{- 'y' }}", "{% if true %}", "{%- if true %}", "{% endif %}", "{# c #}", "z"]
 
 
 @pytest.fixture(scope="module")
@@ -80,18 +83,20 @@ def test_header_and_pins_change_no_prompt(renderer: Renderer, template: str) -> 
     assert found.text.endswith(template)
     plain = [reference(template, probe) for probe in load_probes()]
     ours = [renderer.render(found.text, probe) for probe in load_probes()]
-    assert [text for text in ours if not isinstance(text, RenderRefused)] == [text for text in plain if text is not None]
+    assert [text for text in ours if not isinstance(text, RenderRefused)] == [
+        text for text in plain if text is not None
+    ]
 
 
-def reference(template: str, probe: Any) -> str | None:
+def reference(template: str, probe: Conversation) -> str | None:
     """transformers' own render on the pinned day, None where the template refuses."""
-    from transformers.utils.chat_template_utils import _compile_jinja_template
+    from transformers.utils.chat_template_utils import _cached_compile_jinja_template
 
-    compiled = _compile_jinja_template(template)
-    compiled.environment.globals["strftime_now"] = lambda text: __import__("datetime").datetime(2024, 7, 26).strftime(text)
-    compiled.globals.update(compiled.environment.globals)
+    compiled = _cached_compile_jinja_template(template)
+    compiled.globals["strftime_now"] = datetime(2024, 7, 26).strftime
+    variables = {"tools": None, "documents": None, "bos_token": "<s>", "eos_token": "<|im_end|>"}
     try:
-        return str(compiled.render(messages=openai(probe), tools=None, documents=None, add_generation_prompt=True, bos_token="<s>", eos_token="<|im_end|>"))
+        return str(compiled.render(messages=openai(probe), add_generation_prompt=True, **variables))
     except jinja2.TemplateError:
         return None
 
@@ -99,7 +104,7 @@ def reference(template: str, probe: Any) -> str | None:
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     pieces=st.lists(
-        st.sampled_from([" ", "\n", "\t", "{{ 'x' }}", "{{- 'y' }}", "{% if true %}", "{%- if true %}", "{% endif %}", "{# c #}", "z"]),
+        st.sampled_from(PIECES),
         max_size=8,
     )
 )  # fmt: skip
@@ -141,7 +146,9 @@ def test_a_file_name_cannot_break_out_of_the_header(renderer: Renderer, name: st
 
 
 def test_the_same_template_gives_the_same_text(renderer: Renderer) -> None:
-    texts = {canonicalise(renderer, samples.CLOCKED, load_probes(), source=SOURCE, bos_token=None).text for _ in range(2)}
+    texts = {
+        canonicalise(renderer, samples.CLOCKED, load_probes(), source=SOURCE, bos_token=None).text for _ in range(2)
+    }
     assert len(texts) == 1
 
 
@@ -158,7 +165,9 @@ def test_the_same_template_gives_the_same_text(renderer: Renderer) -> None:
 def test_what_engines_pass_no_longer_changes_a_prompt(renderer: Renderer, setting: Setting, template: str) -> None:
     found = canonicalise(renderer, template, load_probes(), source=SOURCE, bos_token=None)
     for probe in load_probes():
-        assert renderer.render(template, probe, setting) != renderer.render(template, probe) or template == samples.CLOCKED
+        assert (
+            renderer.render(template, probe, setting) != renderer.render(template, probe) or template == samples.CLOCKED
+        )
         assert renderer.render(found.text, probe, setting) == renderer.render(found.text, probe)
 
 

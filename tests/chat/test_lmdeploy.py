@@ -65,9 +65,7 @@ def test_assembly_is_what_lmdeploy_documents(turns: list[tuple[str, str]], promp
 
 
 def test_a_documented_template_is_found_again_from_its_prompts() -> None:
-    found = lmdeploy_form(
-        lambda messages: assemble(DOCUMENTED, messages), load_probes(), stops=STOPS, double_bos=False
-    )
+    found = lmdeploy_form(lambda messages: assemble(DOCUMENTED, messages), load_probes(), stops=STOPS, double_bos=False)
     assert found.json_text is not None
     assert from_json(found.json_text) == DOCUMENTED
 
@@ -102,7 +100,9 @@ def test_real_templates_that_have_a_form_get_it(
         found = lmdeploy_form(lambda m: renderer.render(template, m), load_probes(), stops=STOPS, double_bos=False)
         assert found.json_text is not None
         texts = from_json(found.json_text)
-        assert texts == Texts(**{**{n: getattr(DOCUMENTED, n) for n in Texts.__dataclass_fields__}, "meta_instruction": meta_instruction})
+        assert texts == Texts(
+            **{**{n: getattr(DOCUMENTED, n) for n in Texts.__dataclass_fields__}, "meta_instruction": meta_instruction}
+        )
         for probe in load_probes():
             assert assemble(texts, probe.messages) == renderer.render(template, probe), probe.id
 
@@ -119,7 +119,18 @@ def test_real_templates_without_a_default_system_block_get_a_reason(
     assert found.code == "NO_DEFAULT_SYS"
 
 
+def refusing(length: str, message: str) -> str:
+    condition = "{% if messages | length " + length + " %}"
+    return condition + "{{ raise_exception('" + message + "') }}{% endif %}" + EMPTY_SYSTEM
+
+
 EMPTY_SYSTEM = samples.CHATML_WITH_DEFAULT.replace("You help.", "")
+LOOP = "{% for m in messages %}"
+COUNTS_TURNS = EMPTY_SYSTEM.replace(LOOP, LOOP + "{% if loop.index == 5 %}!{% endif %}")
+DROPS_SYSTEMS = EMPTY_SYSTEM.replace(
+    "{{ '<|im_start|>' + m['role']",
+    "{% if m['role'] == 'system' %}{% continue %}{% endif %}{{ '<|im_start|>' + m['role']",
+)
 
 
 @pytest.mark.parametrize(
@@ -127,13 +138,13 @@ EMPTY_SYSTEM = samples.CHATML_WITH_DEFAULT.replace("You help.", "")
     [
         (samples.CHATML, "NO_DEFAULT_SYS", "without a system message the prompt begins with"),
         (samples.NO_SYSTEM, "SYS_MERGE", "System role not supported"),
-        (samples.CHATML_WITH_DEFAULT.replace("{{ '<|im_start|>' + m['role']", "{% if m['role'] == 'system' %}{% continue %}{% endif %}{{ '<|im_start|>' + m['role']"), "SYS_MERGE", "drops, repeats or moves"),
+        (DROPS_SYSTEMS, "SYS_MERGE", "drops, repeats or moves"),
         (EMPTY_SYSTEM + "{% if add_generation_prompt %}<think>\n{% endif %}", "GEN_PROMPT", "the prompt ends with"),
         (EMPTY_SYSTEM.replace("m['content']", "m['content'] | replace('{{', '((')"), "POSITION", "special-characters"),
-        (EMPTY_SYSTEM.replace("{% for m in messages %}", "{% for m in messages %}{% if loop.index == 5 %}!{% endif %}"), "POSITION", "three-turns"),
-        ("{% if messages | length > 3 %}{{ raise_exception('long') }}{% endif %}" + EMPTY_SYSTEM, "SYS_MERGE", "long"),
-        ("{% if messages | length > 5 %}{{ raise_exception('long') }}{% endif %}" + EMPTY_SYSTEM, "POSITION", "three-turns: the template refuses it (long)"),
-        ("{% if messages | length == 1 %}{{ raise_exception('short') }}{% endif %}" + EMPTY_SYSTEM, "POSITION", "single user message (short)"),
+        (COUNTS_TURNS, "POSITION", "three-turns"),
+        (refusing("> 3", "long"), "SYS_MERGE", "long"),
+        (refusing("> 5", "long"), "POSITION", "three-turns: the template refuses it (long)"),
+        (refusing("== 1", "short"), "POSITION", "single user message (short)"),
     ],
     ids=["no default system", "refuses systems", "drops systems", "thinks in the prompt", "changes contents", "counts turns",
          "refuses four messages", "refuses six messages", "refuses one message"],

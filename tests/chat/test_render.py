@@ -18,6 +18,8 @@ from packager.formats.tokenizer import read_tokenizer
 from tests.chat.conftest import REAL_FAMILIES
 from tests.chat.samples import CHATML, HANGS, HOSTILE, NO_SYSTEM, conversation, openai, tokens
 
+PIECES = ["{% if true %}", "{%- if true -%}", "{% endif %}", "{{ 'x' }}", "{{- 'y' -}}", "{# c #}", "{#- c -#}",
+          " ", "\n", "\t", "z", "{% for i in [1, 2] %}", "{% endfor %}"]  # fmt: skip
 HELLO = conversation(("user", "Hello <b>&'\"中"))
 
 
@@ -31,7 +33,12 @@ def transformers_render(template: str, turns: list[dict[str, str]], **variables:
     from transformers.utils.chat_template_utils import render_jinja_template
 
     rendered, _ = render_jinja_template(
-        [turns], chat_template=template, add_generation_prompt=True, bos_token="<s>", eos_token="<|im_end|>", **variables
+        [turns],
+        chat_template=template,
+        add_generation_prompt=True,
+        bos_token="<s>",
+        eos_token="<|im_end|>",
+        **variables,
     )
     return str(rendered[0])
 
@@ -44,7 +51,9 @@ def test_real_templates_render_as_in_transformers(
     assert facts.chat_template is not None
     with Renderer(family, facts) as renderer:
         for probe in load_probes():
-            expected = hf_tokenizer(family).apply_chat_template(openai(probe), tokenize=False, add_generation_prompt=True)
+            expected = hf_tokenizer(family).apply_chat_template(
+                openai(probe), tokenize=False, add_generation_prompt=True
+            )
             assert renderer.render(facts.chat_template, probe) == expected, probe.id
 
 
@@ -70,7 +79,7 @@ def test_real_templates_render_without_generation_prompt_as_in_transformers(
         "{{ bos_token }}{{ eos_token }}{{ unk_token }}|{{ pad_token is defined }}",
         "{{ tools is none }} {{ documents is none }} {{ add_generation_prompt }}",
         "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
-        "{% for i in range(9) %}{% if i == 2 %}{% continue %}{% endif %}{% if i == 5 %}{% break %}{% endif %}{{ i }}{% endfor %}",
+        "{% for i in range(9) %}{% if i == 2 %}{% continue %}{% endif %}{% if i > 4 %}{% break %}{% endif %}{{ i }}{% endfor %}",
         "  {% if true %}\n    x\n  {% endif %}\n\ny\n",
         "{% set n = namespace(a=1, self=2) %}{% set n.b = 3 %}{{ n.a }}{{ n.b }}{{ n.self }}",
         "{{ dict(a=1).a }} {{ dict.fromkeys(['k'], 2).k }} {{ dict is defined }}",
@@ -90,8 +99,7 @@ def test_rules_of_the_environment_are_those_of_transformers(renderer: Renderer, 
 @given(
     pieces=st.lists(
         st.sampled_from(
-            ["{% if true %}", "{%- if true -%}", "{% endif %}", "{{ 'x' }}", "{{- 'y' -}}", "{# c #}", "{#- c -#}", " ", "\n", "\t", "z",
-             "{% for i in [1, 2] %}", "{% endfor %}"]
+PIECES
         ),
         max_size=12,
     )
@@ -152,7 +160,10 @@ def test_text_that_is_no_jinja_is_invalid_input_with_the_line(renderer: Renderer
 
 @pytest.mark.parametrize("template", HOSTILE.values(), ids=HOSTILE.keys())
 def test_hostile_templates_are_unsafe_and_named(template: str) -> None:
-    with Renderer("evil.jinja", tokens()) as renderer, pytest.raises(UnsafeInput, match=r"evil\.jinja: the template ") as caught:
+    with (
+        Renderer("evil.jinja", tokens()) as renderer,
+        pytest.raises(UnsafeInput, match=r"evil\.jinja: the template ") as caught,
+    ):
         renderer.render(template, HELLO)
     assert caught.value.exit_code == 4
 
@@ -221,7 +232,10 @@ def test_the_clock_can_be_set(renderer: Renderer) -> None:
 
 
 def test_the_real_clock_is_used_otherwise(renderer: Renderer) -> None:
-    assert renderer.render("{{ strftime_now('%Y') }}", HELLO) in (str(datetime.now().year), str(datetime.now().year - 1))
+    assert renderer.render("{{ strftime_now('%Y') }}", HELLO) in (
+        str(datetime.now().year),
+        str(datetime.now().year - 1),
+    )
 
 
 def test_the_template_cannot_see_the_environment(renderer: Renderer, monkeypatch: pytest.MonkeyPatch) -> None:

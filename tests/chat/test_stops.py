@@ -26,7 +26,15 @@ def stops_of(template: str, *, eos_ids: tuple[int, ...] = (), eos: str | None = 
         ("{% for m in messages %}{{ m.content }}{% endfor %}", (TEXT,), None, ("<|endoftext|>",)),
         ("{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}", (), "<|endoftext|>", ("<|endoftext|>",)),
     ],
-    ids=["template", "all agree", "end of turn first", "behind a blank", "next turn's header", "generation_config", "eos"],
+    ids=[
+        "template",
+        "all agree",
+        "end of turn first",
+        "behind a blank",
+        "next turn's header",
+        "generation_config",
+        "eos",
+    ],
 )
 def test_stops_come_from_all_that_name_one(
     template: str, eos_ids: tuple[int, ...], eos: str | None, stops: tuple[str, ...]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -15,6 +15,11 @@ from packager.errors import OllamaFailed
 from packager.formats.model_name import ModelName
 from packager.stages.register import RegisterJob, register
 from tests.ollama_server import write_gguf
+
+if TYPE_CHECKING:
+    import numpy as np
+    from llama_cpp import Llama
+    from numpy.typing import NDArray
 
 NAME = "engine-test:q4_k_m"
 DEFAULT_SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
@@ -68,6 +73,17 @@ def engine(server: OllamaServer) -> OllamaEngine:
     return OllamaEngine(server, NAME)
 
 
+@pytest.fixture(scope="module")
+def library(chat_gguf: Gguf) -> Iterator[Llama]:
+    """The same file in llama.cpp, without Ollama."""
+    import llama_cpp
+
+    # Ollama turns flash attention on; without it this model's probabilities differ by up to 0.3 nats.
+    llama = llama_cpp.Llama(model_path=str(chat_gguf.path), n_ctx=512, flash_attn=True, verbose=False)
+    yield llama
+    llama.close()
+
+
 def put(server: OllamaServer, gguf: Gguf, name: str) -> None:
     parameters = OllamaParameters(stop=STOP, num_ctx=2048, temperature=0.9, repeat_penalty=1.5)
     modelfile = Modelfile(gguf=gguf.path.name, parameters=parameters, license_text=None)
@@ -81,27 +97,22 @@ def test_prompt_is_the_templates(engine: OllamaEngine, probe: Conversation, prom
 
 @pytest.mark.parametrize(("probe", "prompt"), PROMPTS.values(), ids=PROMPTS)
 def test_prompt_tokens_are_counted_with_the_cached_ones(
-    engine: OllamaEngine, chat_gguf: Gguf, probe: Conversation, prompt: str
+    engine: OllamaEngine, library: Llama, probe: Conversation, prompt: str
 ) -> None:
-    # The tokenizer of the same file, outside Ollama.
-    import llama_cpp
-
-    llama = llama_cpp.Llama(model_path=str(chat_gguf.path), vocab_only=True, verbose=False)
-    expected = len(llama.tokenize(prompt.encode(), add_bos=False, special=True))
-    llama.close()
+    expected = len(library.tokenize(prompt.encode(), add_bos=False, special=True))
     assert [engine.prompt_token_count(probe) for _ in range(2)] == [expected, expected]
 
 
-def test_first_token_is_a_distribution_before_sampling(engine: OllamaEngine) -> None:
+def test_first_token_is_the_models_own_distribution(engine: OllamaEngine, library: Llama) -> None:
+    # The model's parameters ask for a temperature and a repeat_penalty; neither may be in it.
     found = engine.first_token(USER)
     assert not isinstance(found, NotSupported)
+    logprobs = _next_logprobs(library, PROMPTS["user"][1])
+    order = logprobs.argsort()[::-1][:20]
+    expected = {library.detokenize([int(token)]).decode(): float(logprobs[token]) for token in order}
     assert len(found) == 20
-    assert len({token.text for token in found}) == 20
-    assert [token.logprob for token in found] == sorted((token.logprob for token in found), reverse=True)
-    # The model's repeat_penalty of 1.5 is not in it, nor a temperature: the mass is below one, and not all on one token.
-    assert 0.5 < math.fsum(math.exp(token.logprob) for token in found) <= 1.0 + 1e-4
-    assert found[0].text == "The"
-    assert engine.first_token(USER, top=3) == pytest.approx(found[:3]) if False else True
+    assert found[0].text == next(iter(expected))
+    assert {token.text: token.logprob for token in found} == pytest.approx(expected, abs=0.005)
 
 
 def test_fewer_alternatives_are_the_likeliest(engine: OllamaEngine) -> None:
@@ -112,16 +123,18 @@ def test_fewer_alternatives_are_the_likeliest(engine: OllamaEngine) -> None:
     assert [token.logprob for token in few] == pytest.approx([token.logprob for token in many[:3]], abs=1e-3)
 
 
-def test_answers_are_greedy_whatever_the_parameters_say(engine: OllamaEngine) -> None:
-    first, second = (engine.generate(USER, max_tokens=12) for _ in range(2))
-    assert first == second
-    assert isinstance(first, str)
-    assert first.startswith("The capital of France is Paris.")
-    assert "<|im_end|>" not in first
+def test_answers_are_greedy_whatever_the_parameters_say(engine: OllamaEngine, library: Llama) -> None:
+    ids = library.tokenize(PROMPTS["user"][1].encode(), add_bos=False, special=True)
+    expected = library.create_completion(ids, max_tokens=8, temperature=0.0, repeat_penalty=1.0)["choices"][0]["text"]
+    assert [engine.generate(USER, max_tokens=8) for _ in range(2)] == [expected, expected]
 
 
-def test_answers_have_a_length(engine: OllamaEngine) -> None:
-    assert engine.generate(USER, max_tokens=2) == "The capital"
+def test_an_answer_ends_with_the_turn_and_without_its_mark(engine: OllamaEngine) -> None:
+    probe = conversation(("system", "Answer with one word."), ("user", "Say yes."))
+    answer = engine.generate(probe, max_tokens=200)
+    assert isinstance(answer, str)
+    assert answer
+    assert "<|" not in answer
 
 
 def test_no_tokenizer(engine: OllamaEngine) -> None:
@@ -158,12 +171,21 @@ def test_template_that_refuses(server: OllamaServer, tmp_path: Path, refusal: st
     text = "{% if " + refusal + " %}{{ raise_exception('not like this') }}{% endif %}"
     text += "{% for message in messages %}<|im_start|>{{ message['content'] }}<|im_end|>{% endfor %}"
     put(server, write_gguf(tmp_path / "refusing.gguf", text), "refusing")
-    for question in (OllamaEngine.render, OllamaEngine.prompt_token_count):
-        found = question(OllamaEngine(server, "refusing"), probe)
-        assert isinstance(found, NotSupported)
-        assert found.code == "TEMPLATE_ERROR"
-        assert "not like this" in found.detail
+    found = OllamaEngine(server, "refusing").render(probe)
+    assert isinstance(found, NotSupported)
+    assert found.code == "TEMPLATE_ERROR"
+    assert "not like this" in found.detail
     server.delete("refusing")
+
+
+def _next_logprobs(library: Llama, prompt: str) -> NDArray[np.float32]:
+    import llama_cpp
+    import numpy as np
+
+    library.reset()
+    library.eval(library.tokenize(prompt.encode(), add_bos=False, special=True))
+    logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits(library.ctx), shape=(library.n_vocab(),)).astype("f8")
+    return logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
 
 
 class TestServer:
@@ -211,6 +233,7 @@ class TestServer:
 
     def test_answer_can_be_stopped(self, server: OllamaServer) -> None:
         chunks = server.chat(NAME, USER.messages, options={"num_predict": 500})
-        assert next(chunks).content
+        first = next(chunks).content
         chunks.close()  # type: ignore[attr-defined]
-        assert OllamaEngine(server, NAME).generate(USER, max_tokens=1) == "The"
+        assert first
+        assert OllamaEngine(server, NAME).prompt_token_count(USER)  # the server is free again

@@ -23,7 +23,8 @@ def modelfile(
 
 
 carried = st.text(
-    st.characters(exclude_categories=("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"), include_characters=' \t\n"'), max_size=30
+    st.characters(exclude_categories=("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"), include_characters=' \t\n"'),
+    max_size=30,
 )
 numbers = st.floats(allow_nan=False, allow_infinity=False, width=32)
 
@@ -144,7 +145,9 @@ def test_a_licence_that_would_inject_an_instruction_is_left_out() -> None:
     assert parse_modelfile(text).license_text is None
 
 
-@pytest.mark.parametrize("name", ["a\u3000.gguf", "a\nFROM b", "a\n.gguf"], ids=["wide blank", "instruction", "newline"])
+@pytest.mark.parametrize(
+    "name", ["a\u3000.gguf", "a\nFROM b", "a\n.gguf"], ids=["wide blank", "instruction", "newline"]
+)
 def test_a_file_name_that_no_modelfile_can_say_is_refused_or_quoted(name: str) -> None:
     try:
         text = render_modelfile(modelfile(gguf=name))

