@@ -49,7 +49,7 @@ def sha256_file(path: Path, *, emit: Emit = silent, stage: str = "check") -> str
     with disk_errors(path), path.open("rb", buffering=0) as file:
         before = os.fstat(file.fileno())
         if not stat.S_ISREG(before.st_mode):
-            raise InputInvalid(f"{path}: not a regular file")
+            raise InputInvalid(f"{path}: not a regular file", hint="Check the path.")
         while size := file.readinto(buffer):
             hasher.update(buffer[:size])
             done += size

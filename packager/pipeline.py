@@ -20,7 +20,7 @@ from packager.plan import BuildRequest, Plan, make_plan
 from packager.sources.llama_cpp_tree import LlamaCppTree, find_tree
 from packager.stages.modelfile import ModelfileJob, make_modelfile, write_modelfile
 from packager.stages.register import RegisterJob, refuse_taken_name, register
-from packager.stages.templates import write_templates
+from packager.stages.templates import TemplateResult, write_templates
 from packager.stages.verify import VerifyJob, verify
 from packager.stages.weights import QuantizeJob, gguf_name, quantize
 from packager.workspace import Workspace
@@ -88,7 +88,7 @@ def build(request: BuildRequest, *, gates: Gates | None = None, emit: Emit) -> B
         if server is not None and plan.name is not None:
             _refuse_taken_names(plan, plan.name, server, workspace)
         inputs = workspace.digest_inputs(model_files(plan.base, plan.adapter))
-        _write_templates(plan, workspace)
+        write_templates_once(plan.template, workspace, emit)
         ggufs = write_weights(plan, inputs, tree, workspace, emit)
         registered = _register(plan, ggufs, server, emit) if server is not None and plan.name is not None else ()
         verdict = None
@@ -142,14 +142,17 @@ def _refuse_taken_names(plan: Plan, name: ModelName, server: OllamaServer, works
         refuse_taken_name(name.with_tag(quant.value), server, replace=plan.request.replace, ours=ours)
 
 
-def _write_templates(plan: Plan, workspace: Workspace) -> None:
-    workspace.once(
+def write_templates_once(found: TemplateResult, workspace: Workspace, emit: Emit) -> tuple[Path, ...]:
+    """Write the canonical template and its other forms, or reuse them by their receipt."""
+    for note in found.notes:
+        emit(Noted(stage="template", text=note))
+    return workspace.once(
         "template",
-        key=plan.template,
-        job=lambda staging: Written(files=write_templates(plan.template, staging)),
+        key=found,
+        job=lambda staging: Written(files=write_templates(found, staging)),
         kind=Written,
         title="canonical chat template and its forms for other engines",
-    )
+    ).files
 
 
 def write_weights(

@@ -21,13 +21,13 @@ from packager.formats.model_name import ModelName
 from packager.formats.modelfile import parse_modelfile
 from packager.parity.gates import Gates
 from packager.parity.report import REPORT_NAME, Report, write_report
-from packager.pipeline import Written, point_name, tool_versions, write_weights
+from packager.pipeline import Written, point_name, tool_versions, write_templates_once, write_weights
 from packager.plan import BuildRequest, make_plan
 from packager.sources.llama_cpp_tree import find_tree
 from packager.stages.modelfile import ModelfileJob, make_modelfile, write_modelfile
 from packager.stages.register import RegisterJob, read_back
 from packager.stages.register import register as register_one
-from packager.stages.templates import TemplateResult, TemplatesJob, make_template, write_templates
+from packager.stages.templates import TemplateResult, TemplatesJob, make_template
 from packager.stages.verify import VerifyJob
 from packager.stages.verify import verify as compare
 from packager.stages.weights import MergeJob
@@ -82,13 +82,7 @@ def template(
     """Write the canonical chat template and its other forms, and give their paths."""
     _, _, found = _read(base, adapter, template_file)
     with Workspace(output, emit=emit) as workspace:
-        return workspace.once(
-            "template",
-            key=found,
-            job=lambda staging: Written(files=write_templates(found, staging)),
-            kind=Written,
-            title="canonical chat template",
-        ).files
+        return write_templates_once(found, workspace, emit)
 
 
 def modelfile(

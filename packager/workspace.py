@@ -253,7 +253,7 @@ class Workspace:
     def _inside(self, path: Path) -> Path:
         relative = PurePosixPath(path.as_posix())
         if relative.is_absolute() or ".." in relative.parts:
-            raise InputInvalid(f"{path}: a receipt's path that leaves the folder")
+            raise InputInvalid(f"{path}: a receipt's path that leaves the folder", hint="Remove the receipt.")
         return self.folder / relative
 
     def _clear(self) -> None:

@@ -10,6 +10,7 @@ import shlex
 CHECKPOINT = "hf"  # where `packager merge BASE ADAPTER -o hf` puts the checkpoint that these engines read
 TEMPLATE_FILE = "chat_template.jinja"
 LMDEPLOY_FILE = "lmdeploy.json"
+COMMANDS_FILE = "serve.txt"
 
 
 def prepare_command(base: str, adapter: str | None) -> str:

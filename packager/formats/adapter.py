@@ -162,7 +162,10 @@ class _Matcher:
     def _check_shapes(self, a: TensorEntry, b: TensorEntry, target: TensorEntry, module: str, transposed: bool) -> None:
         for entry in (a, b):
             if entry.dtype not in _FLOATS or len(entry.shape) != 2:
-                raise Unsupported(f"{self.path}: {entry.name!r} is stored as {entry.dtype} {_shown(entry.shape)}")
+                raise Unsupported(
+                    f"{self.path}: {entry.name!r} is stored as {entry.dtype} {_shown(entry.shape)}",
+                    hint="Save the adapter in float32, float16 or bfloat16.",
+                )
         rows, columns = reversed(target.shape) if transposed else target.shape
         where = f"{target.name} of {self.base.folder} has"
         if a.shape[1] != columns:
@@ -215,7 +218,9 @@ def _same_values(copy: TensorEntry, original: TensorEntry) -> bool:
                 if mine != theirs:
                     return False
     except OSError as error:
-        raise InputInvalid(f"{error.filename or copy.file}: cannot be read ({error.strerror})") from None
+        raise InputInvalid(
+            f"{error.filename or copy.file}: cannot be read ({error.strerror})", hint="Check its permissions."
+        ) from None
     return True
 
 

@@ -98,7 +98,7 @@ def list_names(folder: Path) -> tuple[str, ...]:
     except FileNotFoundError:
         raise InputInvalid(f"{folder}: no such folder", hint="Check the path.") from None
     except OSError as error:
-        raise InputInvalid(f"{folder}: cannot be read ({error.strerror})") from None
+        raise InputInvalid(f"{folder}: cannot be read ({error.strerror})", hint="Check its permissions.") from None
 
 
 def _check_folder(folder: Path) -> None:

@@ -18,6 +18,7 @@ from packager.errors import InputInvalid, UnsafeInput
 CONFIG_LIMIT_BYTES = 16 << 20
 # The attention implementations that transformers ships itself; any other value can name code on a hub.
 BUILT_IN_IMPLEMENTATIONS = frozenset({"eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"})
+_AGAIN = "Copy or download the file again; it is damaged or incomplete."
 _CODE_KEYS = frozenset({"auto_map", "custom_code", "custom_generate", "custom_pipelines", "trust_remote_code"})
 
 
@@ -88,7 +89,9 @@ class JsonObject:
         value = self.values.get(key)
         text = repr(value)
         shown = text if len(text) <= 60 else text[:57] + "..."
-        return InputInvalid(f"{self.path}: {self._dotted(key)} is {shown}, expected {expected}")
+        return InputInvalid(
+            f"{self.path}: {self._dotted(key)} is {shown}, expected {expected}", hint="Mend or download the file again."
+        )
 
     def _dotted(self, key: str) -> str:
         return f"{self.where}.{key}" if self.where else key
@@ -103,15 +106,17 @@ def read_bytes(path: Path, *, limit_bytes: int) -> bytes:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise InputInvalid(f"{path}: not a regular file")
+            raise InputInvalid(f"{path}: not a regular file", hint="Check the path.")
         if status.st_size > limit_bytes:
-            raise InputInvalid(f"{path}: {status.st_size} bytes, at most {limit_bytes} are read from such a file")
+            raise InputInvalid(
+                f"{path}: {status.st_size} bytes, at most {limit_bytes} are read from such a file", hint=_AGAIN
+            )
         with path.open("rb") as file:
             return file.read(limit_bytes)
     except FileNotFoundError:
-        raise InputInvalid(f"{path}: no such file") from None
+        raise InputInvalid(f"{path}: no such file", hint="Check the path, or download the file.") from None
     except OSError as error:
-        raise InputInvalid(f"{path}: cannot be read ({error.strerror})") from None
+        raise InputInvalid(f"{path}: cannot be read ({error.strerror})", hint="Check its permissions.") from None
 
 
 def read_text(path: Path, *, limit_bytes: int = CONFIG_LIMIT_BYTES) -> str:
@@ -124,7 +129,7 @@ def read_text(path: Path, *, limit_bytes: int = CONFIG_LIMIT_BYTES) -> str:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputInvalid(f"{path}: not UTF-8 text (byte {error.start})") from None
+        raise InputInvalid(f"{path}: not UTF-8 text (byte {error.start})", hint=_AGAIN) from None
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -149,19 +154,19 @@ def parse_object(text: str, *, path: Path, unique_keys: bool = False) -> dict[st
         if unique_keys and len(found) != len(pairs):
             seen: set[str] = set()
             twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-            raise InputInvalid(f"{path}: {twice!r} appears twice")
+            raise InputInvalid(f"{path}: {twice!r} appears twice", hint=_AGAIN)
         return found
 
     try:
         value = json.loads(text, object_pairs_hook=members)
     except json.JSONDecodeError as error:
-        raise InputInvalid(f"{path}: not JSON (line {error.lineno}: {error.msg})") from None
+        raise InputInvalid(f"{path}: not JSON (line {error.lineno}: {error.msg})", hint=_AGAIN) from None
     except RecursionError:
-        raise InputInvalid(f"{path}: not JSON that can be read (nested too deeply)") from None
+        raise InputInvalid(f"{path}: not JSON that can be read (nested too deeply)", hint=_AGAIN) from None
     except ValueError as error:  # a number with thousands of digits
-        raise InputInvalid(f"{path}: not JSON that can be read ({error})") from None
+        raise InputInvalid(f"{path}: not JSON that can be read ({error})", hint=_AGAIN) from None
     if not isinstance(value, dict):
-        raise InputInvalid(f"{path}: holds a JSON {type(value).__name__}, expected an object")
+        raise InputInvalid(f"{path}: holds a JSON {type(value).__name__}, expected an object", hint=_AGAIN)
     return value
 
 

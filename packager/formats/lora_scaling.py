@@ -64,20 +64,27 @@ class LoraScaling:
 
 
 def _patterns(config: JsonObject | None) -> tuple[tuple[re.Pattern[str], float], ...]:
+    if config is None:
+        return ()
     found = []
-    for pattern in config.values if config is not None else ():
-        value = config.number(pattern) if config is not None else None
-        if config is None or value is None or value <= 0:
-            raise InputInvalid(f"{config and config.path}: the pattern {pattern[:80]!r} has no positive number")
+    for pattern in config.values:
+        value = config.number(pattern)
+        if value is None or value <= 0:
+            raise InputInvalid(
+                f"{config.path}: the pattern {pattern[:80]!r} has no positive number", hint="Save the adapter again."
+            )
         # Repeated groups and many repetitions make matching exponential; no rank pattern needs them.
         if len(pattern) > 300 or re.search(r"\)\s*[*+?{]", pattern) or len(re.findall(r"[*+?{]", pattern)) > 3:
-            raise InputInvalid(f"{config.path}: the pattern {pattern[:80]!r} is too complex to be matched safely")
+            raise InputInvalid(
+                f"{config.path}: the pattern {pattern[:80]!r} is too complex to be matched safely",
+                hint="List the modules by name.",
+            )
         try:
             # peft's own rule (peft 0.21, `peft.utils.other.get_pattern_key`)
             found.append((re.compile(rf"(.*\.)?({pattern})$"), value))
         except re.error as error:
             shown = f"{pattern[:80]!r} is no regular expression ({error})"
-            raise InputInvalid(f"{config.path}: the pattern {shown}") from None
+            raise InputInvalid(f"{config.path}: the pattern {shown}", hint="Save the adapter again.") from None
     return tuple(found)
 
 

@@ -28,5 +28,5 @@ def model_files(base: Checkpoint, adapter: Adapter | None) -> tuple[Path, ...]:
             mine = {path for path in weights if path.parent == folder}
             found.extend(sorted({path for path in (*names, *templates) if path.is_file()} | mine))
         except OSError as error:
-            raise InputInvalid(f"{folder}: cannot be read ({error.strerror})") from None
+            raise InputInvalid(f"{folder}: cannot be read ({error.strerror})", hint="Check its permissions.") from None
     return tuple(found)

@@ -53,16 +53,16 @@ def _read_json_text(path: Path) -> tuple[str, int, int]:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise InputInvalid(f"{path}: not a regular file")
+            raise InputInvalid(f"{path}: not a regular file", hint="Check the path.")
         with path.open("rb") as file:
             prefix = file.read(8)
             length = int.from_bytes(prefix, "little")
             _check_length(path, prefix, length, status.st_size)
             data = file.read(length)
     except FileNotFoundError:
-        raise InputInvalid(f"{path}: no such file") from None
+        raise InputInvalid(f"{path}: no such file", hint="Check the path, or download the file.") from None
     except OSError as error:
-        raise InputInvalid(f"{path}: cannot be read ({error.strerror})") from None
+        raise InputInvalid(f"{path}: cannot be read ({error.strerror})", hint="Check its permissions.") from None
     if not data.startswith(b"{"):
         raise InputInvalid(f"{path}: not a safetensors file (its header does not start with '{{')", hint=_REPAIR)
     try:
@@ -85,7 +85,9 @@ def _check_length(path: Path, prefix: bytes, length: int, file_bytes: int) -> No
             f"{path}: the header alone promises {8 + length} bytes, the file has {file_bytes}", hint=_REPAIR
         )
     if length > HEADER_LIMIT_BYTES:
-        raise InputInvalid(f"{path}: the header has {length} bytes, at most {HEADER_LIMIT_BYTES} are read")
+        raise InputInvalid(
+            f"{path}: the header has {length} bytes, at most {HEADER_LIMIT_BYTES} are read", hint=_REPAIR
+        )
 
 
 def _check_metadata(path: Path, metadata: object) -> None:
@@ -97,16 +99,25 @@ def _check_metadata(path: Path, metadata: object) -> None:
 
 def _entry(path: Path, name: str, member: object, data_start: int) -> TensorEntry:
     if not name or len(name) > NAME_LIMIT or not name.isprintable():
-        raise InputInvalid(f"{path}: {name[:80]!r} is no tensor name (1 to {NAME_LIMIT} printable characters)")
+        raise InputInvalid(
+            f"{path}: {name[:80]!r} is no tensor name (1 to {NAME_LIMIT} printable characters)", hint=_REPAIR
+        )
     if not isinstance(member, dict) or set(member) != {"dtype", "shape", "data_offsets"}:
         raise InputInvalid(f"{path}: tensor {name!r} does not have exactly dtype, shape and data_offsets", hint=_REPAIR)
     dtype, shape, offsets = member["dtype"], member["shape"], member["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
-        raise InputInvalid(f"{path}: tensor {name!r} has the unknown dtype {str(dtype)[:40]!r}")
+        raise InputInvalid(
+            f"{path}: tensor {name!r} has the unknown dtype {str(dtype)[:40]!r}",
+            hint="Save the weights as float32, float16 or bfloat16.",
+        )
     if not _counts(shape) or len(shape) > DIMENSIONS_LIMIT:
-        raise InputInvalid(f"{path}: tensor {name!r} has the shape {str(shape)[:60]}, expected a list of sizes")
+        raise InputInvalid(
+            f"{path}: tensor {name!r} has the shape {str(shape)[:60]}, expected a list of sizes", hint=_REPAIR
+        )
     if not _counts(offsets) or len(offsets) != 2:
-        raise InputInvalid(f"{path}: tensor {name!r} has the offsets {str(offsets)[:60]}, expected [start, end]")
+        raise InputInvalid(
+            f"{path}: tensor {name!r} has the offsets {str(offsets)[:60]}, expected [start, end]", hint=_REPAIR
+        )
     start, end = offsets
     bits = math.prod(shape) * BITS[dtype]
     if bits % 8 or bits // 8 != end - start:

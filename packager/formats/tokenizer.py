@@ -16,6 +16,7 @@ from packager.formats.json_file import JsonObject, read_object, read_text
 TOKENIZER_LIMIT_BYTES = 256 << 20
 TEMPLATE_LIMIT_BYTES = 4 << 20
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_AGAIN = "Save the tokenizer again with save_pretrained, or download it again."
 _FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 
 
@@ -162,14 +163,14 @@ def _added_tokens(tokenizer: JsonObject | None, config: JsonObject | None) -> tu
 def _added_token(source: JsonObject, key: str, item: object, number: object) -> SpecialToken:
     text = item.get("content") if isinstance(item, dict) else None
     if not isinstance(item, dict) or not isinstance(text, str) or type(number) is not int or number < 0:
-        raise InputInvalid(f"{source.path}: {key} has an entry without content and id ({str(item)[:60]})")
+        raise InputInvalid(f"{source.path}: {key} has an entry without content and id ({str(item)[:60]})", hint=_AGAIN)
     return SpecialToken(text=text, id=number, special=item.get("special") is True)
 
 
 def _vocabulary_size(tokenizer: JsonObject) -> int:
     model = tokenizer.child("model")
     if model is None:
-        raise InputInvalid(f"{tokenizer.path}: has no model", hint="Save the tokenizer again with save_pretrained.")
+        raise InputInvalid(f"{tokenizer.path}: has no model", hint=_AGAIN)
     vocabulary = model.values.get("vocab")
     ids: Iterator[object] = iter(())
     largest = -1
@@ -181,7 +182,9 @@ def _vocabulary_size(tokenizer: JsonObject) -> int:
         raise model.wrong("vocab", "an object or a list")
     for number in ids:
         if type(number) is not int:
-            raise InputInvalid(f"{tokenizer.path}: model.vocab has the id {number!r}, expected a whole number")
+            raise InputInvalid(
+                f"{tokenizer.path}: model.vocab has the id {number!r}, expected a whole number", hint=_AGAIN
+            )
         largest = max(largest, number)
     added = _added_tokens(tokenizer, None)
     return max(largest, added[-1].id if added else -1) + 1

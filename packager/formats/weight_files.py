@@ -70,7 +70,10 @@ def _read_shards(folder: Path, index: Path) -> tuple[TensorEntry, ...]:
     for name in weight_map.values:
         shard = weight_map.text(name) or ""
         if not _is_plain_name(shard):
-            raise UnsafeInput(f"{index}: tensor {name!r} is in {shard[:80]!r}, which is no file name of this folder")
+            raise UnsafeInput(
+                f"{index}: tensor {name!r} is in {shard[:80]!r}, which is no file name of this folder",
+                hint="Download the index again.",
+            )
         wanted.setdefault(shard, set()).add(name)
     tensors: list[TensorEntry] = []
     for shard in sorted(wanted):

@@ -36,9 +36,9 @@ class QuantGates:
 class Gates:
     """The limits of every quant. The fields are named by the quants."""
 
-    f16: QuantGates = QuantGates(mean_kl=1e-3, first_kl=2e-3, top1=0.97, answer_margin=0.05)
-    q8_0: QuantGates = QuantGates(mean_kl=0.05, first_kl=0.1, top1=0.9, answer_margin=1.5)
-    q4_k_m: QuantGates = QuantGates(mean_kl=0.6, first_kl=0.9, top1=0.65, answer_margin=4.0)
+    f16: QuantGates = QuantGates(mean_kl=3e-4, first_kl=5e-4, top1=0.95, answer_margin=0.05)
+    q8_0: QuantGates = QuantGates(mean_kl=0.05, first_kl=0.1, top1=0.85, answer_margin=1.0)
+    q4_k_m: QuantGates = QuantGates(mean_kl=0.6, first_kl=0.7, top1=0.65, answer_margin=3.0)
 
     def of(self, quant: Quant) -> QuantGates:
         """Give the limits of one quant."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from packager.events import Advanced, Emit
 
 STAGE = "verify"
@@ -17,9 +20,16 @@ class Steps:
 
     def done(self, detail: str) -> None:
         """Report one more conversation; `detail` says which, on which engine."""
-        self.skip(1, detail)
+        self._reach(self._done + 1, detail)
 
-    def skip(self, count: int, detail: str) -> None:
-        """Report several at once: ones that an engine which is absent or failed will not be asked."""
-        self._done = min(self._done + count, self._total)
-        self._emit(Advanced(stage=STAGE, done=self._done, total=self._total, unit="probe", detail=detail))
+    @contextlib.contextmanager
+    def section(self, count: int, detail: str) -> Iterator[None]:
+        """Account for `count` conversations: those an absent or failing engine was not asked are reported at the end."""
+        end = self._done + count
+        yield
+        if self._done < end:
+            self._reach(end, detail)
+
+    def _reach(self, done: int, detail: str) -> None:
+        self._done = done
+        self._emit(Advanced(stage=STAGE, done=done, total=self._total, unit="probe", detail=detail))

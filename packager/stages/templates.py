@@ -16,8 +16,6 @@ from packager.chat.stops import find_stops
 from packager.formats.text_file import write_text
 from packager.formats.tokenizer import TokenizerFacts, read_tokenizer
 
-LMDEPLOY_REASON_FILE = "lmdeploy.txt"
-
 
 @dataclass(frozen=True, kw_only=True)
 class TemplatesJob:
@@ -89,7 +87,7 @@ def make_template(job: TemplatesJob) -> TemplateResult:
 
 
 def write_templates(result: TemplateResult, output: Path) -> tuple[Path, ...]:
-    """Write `chat_template.jinja`, and `lmdeploy.json` or `lmdeploy.txt` with the reason why there is none.
+    """Write `chat_template.jinja`, `serve.txt` with the commands of other engines, and `lmdeploy.json` where there is one.
 
     Args:
         result: What `make_template` gave.
@@ -98,21 +96,29 @@ def write_templates(result: TemplateResult, output: Path) -> tuple[Path, ...]:
     Returns:
         The files written.
     """
-    template = write_text(output / serving.TEMPLATE_FILE, result.template.text)
-    form = result.lmdeploy
-    if form.json_text is not None:
-        return template, write_text(output / serving.LMDEPLOY_FILE, form.json_text)
-    return template, write_text(output / LMDEPLOY_REASON_FILE, _reason_text(result))
+    written = [
+        write_text(output / serving.TEMPLATE_FILE, result.template.text),
+        write_text(output / serving.COMMANDS_FILE, _commands(result)),
+    ]
+    if result.lmdeploy.json_text is not None:
+        written.append(write_text(output / serving.LMDEPLOY_FILE, result.lmdeploy.json_text))
+    return tuple(written)
 
 
-def _reason_text(result: TemplateResult) -> str:
-    return (
-        f"LMDeploy's JSON form cannot build the prompts of this chat template ({result.lmdeploy.code}):\n"
-        f"{result.lmdeploy.reason}\n\n"
-        "LMDeploy reads the template of the merged checkpoint itself:\n\n"
-        f"    {result.prepare_command}\n"
-        f"    {result.lmdeploy_command}\n"
-    )
+def _commands(result: TemplateResult) -> str:
+    lines = [
+        "# vLLM and LMDeploy read the merged checkpoint. Make it beside this file first:",
+        result.prepare_command,
+        "",
+        "# vLLM, port 8000:",
+        result.vllm_command,
+        "",
+        "# LMDeploy, port 23333:",
+        result.lmdeploy_command,
+    ]
+    if result.lmdeploy.json_text is None:
+        lines += ["", f"# There is no lmdeploy.json ({result.lmdeploy.code}): {result.lmdeploy.reason}"]
+    return "\n".join(lines) + "\n"
 
 
 def _notes(

@@ -65,42 +65,46 @@ def verify(job: VerifyJob, server: OllamaServer | None, *, emit: Emit = silent) 
         Unsupported: The template refuses every CORE conversation.
     """
     from packager.engines.transformers import Reference
+    from packager.parity.embedded import embedded_probes
+    from packager.parity.served import served_probes
     from packager.parity.truth import ask_reference
 
     conversations = load_probes()
     reference = Reference(job.base.folder, job.adapter.folder if job.adapter else None, job.template.text)
     versions = [f"{reference.name} {reference.version()}"]
-    steps = Steps(_total(job, len(conversations), sum(probe.group == CORE for probe in conversations)), emit)
+    core = sum(probe.group == CORE for probe in conversations)
+    embedded, served = embedded_probes(len(conversations), core), served_probes(len(conversations), core)
+    steps = Steps(core + len(job.ggufs) * embedded + len(job.registered) * served, emit)
     truth = ask_reference(reference, conversations, steps)
     checks: list[Check] = []
     for gguf in job.ggufs:
-        checks += _file_checks(job, gguf, truth, server, steps, versions)
+        model = next((model for model in job.registered if model.quant is gguf.quant), None)
+        with steps.section(embedded + (served if model is not None else 0), gguf.path.name):
+            checks += _file_checks(job, gguf, model, truth, server, steps, versions)
     if server is not None and job.registered:
         versions.append(f"ollama {server.version}")
     return Verdict(checks=tuple(checks), versions=tuple(dict.fromkeys(versions)))
 
 
-def _total(job: VerifyJob, conversations: int, core: int) -> int:
-    from packager.parity.embedded import embedded_probes
-    from packager.parity.served import served_probes
-
-    served = len(job.registered) * served_probes(conversations, core)
-    return core + len(job.ggufs) * embedded_probes(conversations, core) + served
-
-
 def _file_checks(
-    job: VerifyJob, gguf: Gguf, truth: Truth, server: OllamaServer | None, steps: Steps, versions: list[str]
+    job: VerifyJob,
+    gguf: Gguf,
+    registered: Registered | None,
+    truth: Truth,
+    server: OllamaServer | None,
+    steps: Steps,
+    versions: list[str],
 ) -> tuple[Check, ...]:
     """Compare one file: as bytes, embedded, and as Ollama serves it, with the file open once for both."""
     from packager.engines.llama_cpp import Embedded
 
     structure = check_structure(gguf, base=job.base, template=job.template.text)
-    registered = next((model for model in job.registered if model.quant is gguf.quant), None)
     if not structure.whole:  # llama.cpp may crash on a damaged file
         reason = "the file is damaged"
         unmade = [_not_checked(gguf.quant, name, "all", reason) for name in ("llama.cpp", "ollama")]
         return (structure.check, *unmade)
-    context_tokens = -(-truth.longest_tokens // _CONTEXT_STEP) * _CONTEXT_STEP
+    # Twice what the reference needs: a wrong template may build longer prompts, and is to be compared, not cut short.
+    context_tokens = -(-2 * truth.longest_tokens // _CONTEXT_STEP) * _CONTEXT_STEP
     gates = job.gates.of(gguf.quant)
     with Embedded(gguf.path, context_tokens=context_tokens, stops=job.template.stops) as engine:
         embedded = _embedded(engine, gguf, truth, gates, steps, versions)

@@ -79,7 +79,7 @@ def test_real_templates_render_without_generation_prompt_as_in_transformers(
         "{{ bos_token }}{{ eos_token }}{{ unk_token }}|{{ pad_token is defined }}",
         "{{ tools is none }} {{ documents is none }} {{ add_generation_prompt }}",
         "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
-        "{% for i in range(9) %}{% if i == 2 %}{% continue %}{% endif %}{% if i > 4 %}{% break %}{% endif %}{{ i }}{% endfor %}",
+        "{% for i in range(9) %}{% if i == 2 %}{% continue %}{% endif %}{% if i>4 %}{% break %}{% endif %}{{ i }}{% endfor %}",
         "  {% if true %}\n    x\n  {% endif %}\n\ny\n",
         "{% set n = namespace(a=1, self=2) %}{% set n.b = 3 %}{{ n.a }}{{ n.b }}{{ n.self }}",
         "{{ dict(a=1).a }} {{ dict.fromkeys(['k'], 2).k }} {{ dict is defined }}",

@@ -356,6 +356,7 @@ def test_is_refused_in_one_line(case: str, tmp_path: Path) -> None:
     assert words in caught.value.message
     assert str(folder) in caught.value.message
     assert "\n" not in caught.value.message
+    assert caught.value.hint
 
 
 def test_the_base_it_was_trained_on_is_named(tmp_path: Path) -> None:

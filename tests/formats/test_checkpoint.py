@@ -270,6 +270,7 @@ def test_is_refused_in_one_line_with_the_next_step(case: str, tmp_path: Path) ->
     assert words in caught.value.message
     assert str(folder) in caught.value.message
     assert "\n" not in caught.value.message
+    assert caught.value.hint
     assert hint in caught.value.hint
 
 
@@ -360,6 +361,7 @@ def test_an_index_has_to_agree_with_its_shards(case: str, tmp_path: Path) -> Non
         read_checkpoint(folder)
     assert words in caught.value.message
     assert str(folder) in caught.value.message
+    assert caught.value.hint
 
 
 # --- the real thing ----------------------------------------------------------------------------------------------------

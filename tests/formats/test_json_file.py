@@ -61,6 +61,7 @@ def test_another_type_is_refused_with_file_key_and_value(accessor: str, value: o
         getattr(nested, accessor)("key")
     assert "\n" not in caught.value.message
     assert len(caught.value.message) < 200
+    assert caught.value.hint
 
 
 @settings(max_examples=25, deadline=None)

@@ -20,7 +20,7 @@ ROWS: list[dict[str, Any]] = json.loads(GOLDENS.read_text())
 @pytest.mark.parametrize("row", ROWS, ids=[f"{number}" for number, _ in enumerate(ROWS)])
 def test_every_text_is_read_as_ollama_reads_it(row: dict[str, Any]) -> None:
     if row["commands"] is None:
-        with pytest.raises(InputInvalid, match="^Modelfile"):
+        with pytest.raises(InputInvalid, match=r"^Modelfile"):
             parse_commands(row["text"])
         return
     expected = tuple(Command(name=name, args=args) for name, args in row["commands"])

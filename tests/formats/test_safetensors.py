@@ -118,6 +118,7 @@ def test_broken_files_are_refused_in_one_line_that_names_them(case: str, tmp_pat
     assert caught.value.message.startswith(f"{path}: ")
     assert "\n" not in caught.value.message
     assert len(caught.value.message) < len(str(path)) + 250
+    assert caught.value.hint
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)

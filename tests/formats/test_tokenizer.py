@@ -203,6 +203,7 @@ def test_damaged_files_are_refused_by_name(case: str, tmp_path: Path) -> None:
         read_tokenizer(folder)
     assert caught.value.message.startswith(str(folder / name))
     assert words in caught.value.message
+    assert caught.value.hint
 
 
 def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:

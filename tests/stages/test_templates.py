@@ -156,20 +156,22 @@ def test_no_template_is_unsupported(read: Callable[[str], Checkpoint]) -> None:
 def test_commands_name_the_files_that_are_written(read: Callable[[str], Checkpoint], tmp_path: Path) -> None:
     found = make(read("qwen2.5"))
     written = write_templates(found, tmp_path)
-    assert {path.name for path in written} == {"chat_template.jinja", "lmdeploy.json"}
+    assert {path.name for path in written} == {"chat_template.jinja", "lmdeploy.json", "serve.txt"}
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in written}
     assert "--chat-template chat_template.jinja" in found.vllm_command
     assert found.lmdeploy_command.endswith("--chat-template lmdeploy.json")
     assert found.prepare_command.startswith("packager merge ")
     assert (tmp_path / "chat_template.jinja").read_bytes().decode() == found.template.text
     assert json.loads((tmp_path / "lmdeploy.json").read_text())["meta_instruction"] == QWEN_DEFAULT
+    commands = [line for line in (tmp_path / "serve.txt").read_text().splitlines() if line and line[0] != "#"]
+    assert commands == [found.prepare_command, found.vllm_command, found.lmdeploy_command]
 
 
-def test_without_a_json_form_a_text_says_why(read: Callable[[str], Checkpoint], tmp_path: Path) -> None:
+def test_without_a_json_form_the_commands_say_why(read: Callable[[str], Checkpoint], tmp_path: Path) -> None:
     found = make(read("qwen3"))
     written = write_templates(found, tmp_path)
-    assert {path.name for path in written} == {"chat_template.jinja", "lmdeploy.txt"}
-    text = (tmp_path / "lmdeploy.txt").read_text()
+    assert {path.name for path in written} == {"chat_template.jinja", "serve.txt"}
+    text = (tmp_path / "serve.txt").read_text()
     assert "NO_DEFAULT_SYS" in text
     assert found.lmdeploy.reason in text
     assert found.lmdeploy_command in text
