@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave the process with the documented exit code."""
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        result = packager.main(args=arguments, standalone_mode=False)
+        result = packager.main(args=arguments, prog_name="packager", standalone_mode=False)
     except PlanRefused as error:
         for problem in error.problems:
             _show(problem.message, problem.hint)

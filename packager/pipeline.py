@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from packager.artifacts import ChatTemplate, Gguf, Modelfile, Outcome, Quant, Registered, Verdict
+from packager.artifacts import Gguf, Modelfile, Outcome, Quant, Registered, Verdict
 from packager.codec import digest
 from packager.durable import FileDigest
 from packager.engines.ollama import OllamaServer
@@ -93,7 +93,15 @@ def build(request: BuildRequest, *, gates: Gates | None = None, emit: Emit) -> B
         registered = _register(plan, ggufs, server, emit) if server is not None and plan.name is not None else ()
         verdict = None
         if request.verify:
-            verdict = _verify(plan, inputs, ggufs, registered, server, gates or Gates(), workspace, emit)
+            job = VerifyJob(
+                base=plan.base,
+                adapter=plan.adapter,
+                template=plan.template.template,
+                ggufs=ggufs,
+                registered=registered,
+                gates=gates or Gates(),
+            )
+            verdict = verify_once(job, inputs, server, workspace, emit)
         recommended = recommend(request.quants, verdict)
         _write_modelfile(plan, recommended, workspace, emit)
         if registered and server is not None and plan.name is not None:
@@ -219,38 +227,27 @@ def modelfile_for(plan: Plan, gguf_name: str) -> Modelfile:
     return make_modelfile(job).modelfile
 
 
-def _verify(
-    plan: Plan,
-    inputs: tuple[FileDigest, ...],
-    ggufs: tuple[Gguf, ...],
-    registered: tuple[Registered, ...],
-    server: OllamaServer | None,
-    gates: Gates,
-    workspace: Workspace,
-    emit: Emit,
+def verify_once(
+    job: VerifyJob, inputs: tuple[FileDigest, ...], server: OllamaServer | None, workspace: Workspace, emit: Emit
 ) -> Verdict:
-    template: ChatTemplate = plan.template.template
-    job = VerifyJob(
-        base=plan.base, adapter=plan.adapter, template=template, ggufs=ggufs, registered=registered, gates=gates
-    )
+    """Compare with the reference and write report.json, or give the verdict that was found for exactly this before."""
     key = VerifyKey(
         inputs=inputs,
-        ggufs=tuple(gguf.sha256 for gguf in ggufs),
-        template=digest(template),
-        registered=registered,
+        ggufs=tuple(gguf.sha256 for gguf in job.ggufs),
+        template=digest(job.template),
+        registered=job.registered,
         server=server.version if server is not None else "none",
-        gates=gates,
+        gates=job.gates,
         versions=tool_versions(),
     )
 
     def compare(staging: Path) -> Report:
         verdict = verify(job, server, emit=emit)
-        report = Report(verdict=verdict, gates=gates, ggufs=tuple(ggufs))
+        report = Report(verdict=verdict, gates=job.gates, ggufs=job.ggufs)
         write_report(report, staging / REPORT_NAME)
         return report
 
-    report = workspace.once("verify", key=key, job=compare, kind=Report, title="compare with the reference")
-    return report.verdict
+    return workspace.once("verify", key=key, job=compare, kind=Report, title="compare with the reference").verdict
 
 
 def _write_modelfile(plan: Plan, quant: Quant, workspace: Workspace, emit: Emit) -> None:

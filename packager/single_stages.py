@@ -20,8 +20,7 @@ from packager.formats.model_files import model_files
 from packager.formats.model_name import ModelName
 from packager.formats.modelfile import parse_modelfile
 from packager.parity.gates import Gates
-from packager.parity.report import REPORT_NAME, Report, write_report
-from packager.pipeline import Written, point_name, tool_versions, write_templates_once, write_weights
+from packager.pipeline import Written, point_name, tool_versions, verify_once, write_templates_once, write_weights
 from packager.plan import BuildRequest, make_plan
 from packager.sources.llama_cpp_tree import find_tree
 from packager.stages.modelfile import ModelfileJob, make_modelfile, write_modelfile
@@ -29,7 +28,6 @@ from packager.stages.register import RegisterJob, read_back
 from packager.stages.register import register as register_one
 from packager.stages.templates import TemplateResult, TemplatesJob, make_template
 from packager.stages.verify import VerifyJob
-from packager.stages.verify import verify as compare
 from packager.stages.weights import MergeJob
 from packager.stages.weights import merge as merge_weights
 from packager.workspace import Workspace
@@ -143,10 +141,9 @@ def verify(
     job = VerifyJob(
         base=checkpoint, adapter=lora, template=found.template, ggufs=ggufs, registered=registered, gates=gates
     )
-    with Workspace(folder, emit=emit):
-        verdict = compare(job, server, emit=emit)
-        write_report(Report(verdict=verdict, gates=gates, ggufs=ggufs), folder / REPORT_NAME)
-    return verdict
+    with Workspace(folder, emit=emit) as workspace:
+        inputs = workspace.digest_inputs(model_files(checkpoint, lora))
+        return verify_once(job, inputs, server, workspace, emit)
 
 
 def _read(

@@ -1,34 +1,20 @@
-"""Ollama as a server that models are put into, and as an engine that is asked about them.
+"""Ollama as an engine: prompts and answers as a real server makes them for a registered model.
 
-Everything goes through the JSON API, at the address OLLAMA_HOST names. A reply is never trusted to mean success: creating a
-model succeeded when Ollama's last line says so, and what it stored is read back (`packager.stages.register`).
-
-Source: ollama 0.34.0, server/routes.go, server/create.go.
+Unlike the embedded llama.cpp, which shows everything, Ollama shows the prompt's text (by a debug field), its length in tokens,
+and the 20 likeliest first tokens of an answer.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-
-from packager.artifacts import Conversation, Message
-from packager.codec import Json
+from packager.artifacts import Conversation
 from packager.engines.engine import NotSupported, TokenLogprob
-from packager.engines.ollama_api import OllamaApi, OllamaRefused
-from packager.engines.ollama_host import Host
-from packager.engines.ollama_replies import ChatChunk, StoredModel, read_chunk, read_show
+from packager.engines.ollama_api import OllamaRefused
+from packager.engines.ollama_replies import ChatChunk
+from packager.engines.ollama_server import Name, OllamaServer, Options
 from packager.errors import OllamaFailed
-from packager.events import Advanced, Emit, Noted, silent
-from packager.formats.model_name import ModelName
 
-NATIVE_TEMPLATES = (0, 30, 0)  # the first version that renders the GGUF's own Jinja
-DEBUG_RENDER = (0, 11, 5)  # the first version that shows the prompt it builds
-DEVELOPMENT = (0, 0, 0)  # what a build without a version calls itself
-NOT_FOUND = 404
+__all__ = ["GREEDY", "OllamaEngine", "OllamaServer"]
 
-Name = ModelName | str
-Options = Mapping[str, int | float]
 # The likeliest token each time, whatever sampling the model's parameters ask for.
 GREEDY: Options = {
     "temperature": 0.0,
@@ -37,203 +23,6 @@ GREEDY: Options = {
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
 }
-
-
-class OllamaServer:
-    """A server that has answered; made by `connect`.
-
-    Attributes:
-        url: Its address.
-        version: What it calls itself, for example `0.34.0`.
-    """
-
-    def __init__(self, api: OllamaApi, version: str) -> None:
-        self._api = api
-        self.url = api.url
-        self.version = version
-
-    @classmethod
-    def connect(
-        cls, host: str | None = None, *, minimum: tuple[int, ...] = NATIVE_TEMPLATES, emit: Emit = silent
-    ) -> OllamaServer:
-        """Find the server at `host`, or where OLLAMA_HOST says, read as Ollama reads it.
-
-        Args:
-            host: A value as for OLLAMA_HOST.
-            minimum: The oldest version that will do; `(0,)` takes any.
-            emit: Gets a warning when what is sent would cross a network unencrypted.
-
-        Raises:
-            OllamaFailed: Nothing answers there, what answers is not Ollama, or it is too old.
-        """
-        where = Host.from_environment() if host is None else Host.parse(host)
-        api = OllamaApi(where)
-        if api.host.scheme == "http" and not api.host.is_loopback:
-            text = f"Ollama at {api.url} is on another machine, and http is not encrypted: models and chats can be read"
-            emit(Noted(stage="ollama", text=text, warning=True))
-        version = api.get("/api/version").get("version")
-        if not isinstance(version, str):
-            raise OllamaFailed(
-                f"what answers at {api.url} is not Ollama", hint="Set OLLAMA_HOST to where Ollama listens."
-            )
-        server = cls(api, version)
-        server.require(minimum)
-        return server
-
-    def require(self, minimum: tuple[int, ...]) -> None:
-        """Raise OllamaFailed, naming both versions, unless the server is at least that new."""
-        if not self._at_least(minimum):
-            wanted = ".".join(map(str, minimum))
-            raise OllamaFailed(
-                f"Ollama at {self.url} is version {self.version}, older than {wanted}", hint="Install a newer Ollama."
-            )
-
-    def find(self, name: Name) -> StoredModel | None:
-        """Give what is stored under a name, None when there is nothing."""
-        try:
-            return read_show(str(name), self._api.send("POST", "/api/show", {"model": str(name)}))
-        except OllamaRefused as error:
-            if error.status == NOT_FOUND:
-                return None
-            raise
-
-    def show(self, name: Name) -> StoredModel:
-        """Give what is stored under a name.
-
-        Raises:
-            OllamaFailed: Nothing is.
-        """
-        found = self.find(name)
-        if found is None:
-            raise OllamaFailed(f"{name}: Ollama at {self.url} has no such model", hint="See `ollama list`.")
-        return found
-
-    def exists(self, name: Name) -> bool:
-        """Say whether a model of that name is stored; Ollama ignores the case of letters."""
-        return self.find(name) is not None
-
-    def blob_of(self, name: Name) -> str:
-        """Give the digest of a stored model's weights. Raises OllamaFailed when there is no such model."""
-        return self.show(name).blob_sha256
-
-    def upload(self, path: Path, sha256: str, emit: Emit = silent, *, stage: str = "register") -> bool:
-        """Put a file into the store under its digest, unless it is there; says whether it was sent.
-
-        Raises:
-            InputInvalid: The file cannot be read.
-            IntegrityMismatch: Its bytes are not those of the digest.
-            OllamaFailed: The connection broke twice, or Ollama refused.
-        """
-        if self._api.has_blob(sha256):
-            size = path.stat().st_size
-            emit(Advanced(stage=stage, done=size, total=size, unit="B", detail=path.name))
-            return False
-        self._api.upload(path, sha256, stage=stage, emit=emit)
-        return True
-
-    def create(
-        self,
-        name: Name,
-        *,
-        files: Mapping[str, str],
-        parameters: Mapping[str, Json],
-        license_text: str | None = None,
-        emit: Emit = silent,
-    ) -> tuple[str, ...]:
-        """Make a model of uploaded files, and give the lines in which Ollama said what it did.
-
-        Args:
-            name: What to call it; an existing model of that name is replaced.
-            files: File name to sha256 of a blob in the store.
-            parameters: PARAMETER name to value; `stop` takes a list.
-            license_text: The licence, None for none.
-            emit: Gets how far Ollama's own copy of the weights is.
-
-        Raises:
-            OllamaFailed: Ollama reported an error, or stopped without saying `success`.
-        """
-        body: dict[str, Json] = {
-            "model": str(name),
-            "files": {file: f"sha256:{sha256}" for file, sha256 in files.items()},
-            "parameters": dict(parameters),
-        }
-        if license_text:
-            body["license"] = license_text
-        said: list[str] = []
-        for reply in self._api.stream("/api/create", body):
-            status, done, total = (reply.get(key) for key in ("status", "completed", "total"))
-            if isinstance(status, str) and said[-1:] != [status]:
-                said.append(status)
-            if isinstance(done, int) and isinstance(total, int):
-                emit(Advanced(stage="register", done=done, total=total, unit="B", detail=str(status)))
-        if said[-1:] != ["success"]:
-            last = f"its last word was {said[-1]!r}" if said else "it said nothing"
-            raise OllamaFailed(
-                f"{name}: Ollama at {self.url} stopped before the model was made; {last}",
-                hint="Look into Ollama's log; then run the command again.",
-            )
-        return tuple(said)
-
-    def copy(self, source: Name, target: Name) -> None:
-        """Give a stored model a second name, replacing what had it."""
-        self._api.send("POST", "/api/copy", {"source": str(source), "destination": str(target)})
-
-    def delete(self, name: Name) -> None:
-        """Remove a name, and the blobs that no other name uses; a name that is not there is fine."""
-        try:
-            self._api.send("DELETE", "/api/delete", {"model": str(name)})
-        except OllamaRefused as error:
-            if error.status != NOT_FOUND:
-                raise
-
-    def chat(
-        self,
-        name: Name,
-        messages: tuple[Message, ...],
-        *,
-        options: Options | None = None,
-        top_logprobs: int = 0,
-        truncate: bool = True,
-    ) -> Iterator[ChatChunk]:
-        """Answer a conversation piece by piece; closing the iterator stops the answer.
-
-        Args:
-            name: The model.
-            messages: The turns so far.
-            options: Sampling values that replace the model's own.
-            top_logprobs: How many tokens to give at each place, 0 to 20.
-            truncate: Drop early turns when they do not fit the context; without it, that is an error.
-
-        Raises:
-            OllamaFailed: Ollama refused or died.
-        """
-        body = self._chat_body(name, messages, options, truncate)
-        if top_logprobs:
-            body |= {"logprobs": True, "top_logprobs": top_logprobs}
-        yield from map(read_chunk, self._api.stream("/api/chat", body))
-
-    def render(self, name: Name, messages: tuple[Message, ...]) -> str | None:
-        """Give the prompt this server builds for a conversation, None where it does not show it.
-
-        Raises:
-            OllamaFailed: Ollama refused, for example because the template did, or died.
-        """
-        if not self._at_least(DEBUG_RENDER):
-            return None
-        # A server that does not know the field answers; one token of that is enough.
-        body = self._chat_body(name, messages, {"num_predict": 1}, truncate=False)
-        body |= {"_debug_render_only": True, "stream": False}
-        return read_chunk(self._api.send("POST", "/api/chat", body)).rendered
-
-    def _chat_body(
-        self, name: Name, messages: tuple[Message, ...], options: Options | None, truncate: bool
-    ) -> dict[str, Json]:
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        return {"model": str(name), "messages": turns, "options": dict(options or {}), "truncate": truncate}
-
-    def _at_least(self, minimum: tuple[int, ...]) -> bool:
-        numbers = tuple(int(number) for number in re.findall(r"\d+", self.version.partition("-")[0])[:3])
-        return numbers == DEVELOPMENT or numbers >= minimum
 
 
 class OllamaEngine:

@@ -120,8 +120,7 @@ class OllamaApi:
 
         headers = {"Accept-Encoding": "identity", **content.pop("headers", {})}
         timeout = httpx.Timeout(SILENCE_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-        # Certificates are read for https alone; proxies never stand between this machine and itself.
-        secure = self.host.scheme == "https"
+        secure = self.host.scheme == "https"  # certificates are read for https alone
         try:
             with (
                 httpx.Client(timeout=timeout, trust_env=not self.host.is_loopback, verify=secure) as client,

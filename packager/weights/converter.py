@@ -129,6 +129,10 @@ def _translated(base: Checkpoint) -> Iterator[None]:
         RuntimeError,
     ) as error:
         raise InputInvalid(f"{base.folder}: llama.cpp's converter: {_first_line(error)}") from error
+    except Exception as error:
+        if type(error) is not Exception:  # what the tokenizers library raises for a file it cannot read
+            raise
+        raise InputInvalid(f"{base.folder}: the tokenizer cannot be read ({_first_line(error)})") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -45,7 +45,11 @@ class GgufOutput:
         self._finished = False
         with disk_errors(self._partial):
             self._file = self._partial.open("wb", buffering=0)
-        self.write(header)
+        try:
+            self.write(header)
+        except BaseException:
+            self.discard()
+            raise
 
     def type_of(self, name: str) -> GgmlType:
         """Give the type in which a tensor is written here."""

@@ -24,8 +24,8 @@ from packager.stages.register import RegisterJob, register
 from tests.engines.ollama_faults import SHOW, Fault, faulty
 from tests.run_packager import error_lines, run_packager
 
-# One sentence, and always the same.
-GREEDY = OllamaParameters(stop=("<|im_end|>", "."), num_ctx=1024, temperature=0.0)
+# A few words, and always the same.
+GREEDY = OllamaParameters(stop=("<|im_end|>", ".", "!", "?", ","), num_ctx=1024, temperature=0.0)
 NAME = "chat-test:q4_k_m"
 ECHO = {"/api/chat": [{"message": {"content": "A\x1b[31mB"}}, {"message": {"content": "é\n"}, "done": True}]}
 _TIMEOUT_S = 120.0

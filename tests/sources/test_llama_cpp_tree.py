@@ -86,7 +86,7 @@ def test_members_that_are_not_plain_files_inside_are_refused(member: tarfile.Tar
 
 
 def test_an_archive_without_the_converter_or_cut_short_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputInvalid, match="has no vendor/llama.cpp"):
+    with pytest.raises(InputInvalid, match=r"has no vendor/llama\.cpp"):
         unpack_tree(archive(tmp_path / "x.tar.gz", {"a/b": b""}), tmp_path / "out")
     whole = archive(tmp_path / "y.tar.gz", NEEDED).read_bytes()
     (tmp_path / "z.tar.gz").write_bytes(whole[: len(whole) // 2])

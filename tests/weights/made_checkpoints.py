@@ -18,7 +18,9 @@ def entries(path: Path, tensors: Mapping[str, torch.Tensor]) -> tuple[TensorEntr
     return tuple(sorted(read_header(path), key=lambda entry: entry.name))
 
 
-def checkpoint(folder: Path, tensors: Mapping[str, torch.Tensor], *, layers: int = 1, vocab_size: int = 8) -> Checkpoint:
+def checkpoint(
+    folder: Path, tensors: Mapping[str, torch.Tensor], *, layers: int = 1, vocab_size: int = 8
+) -> Checkpoint:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "torch_dtype": "bfloat16"}))
     return Checkpoint(

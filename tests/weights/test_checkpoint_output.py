@@ -49,7 +49,7 @@ def test_safetensors_reads_what_was_written_rounded_as_torch_does(dtype: Dtype, 
 
 
 def test_shards_have_an_index_and_hold_everything_once(tmp_path: Path) -> None:
-    files, _ = write(tmp_path / "base", tmp_path / "out", Dtype.FLOAT32, limit=100)
+    files, _ = write(tmp_path / "base", tmp_path / "out", Dtype.FLOAT32, limit=150)
     assert [file.name for file in files] == [
         "model-00001-of-00002.safetensors",
         "model-00002-of-00002.safetensors",
