@@ -37,8 +37,8 @@ class Gates:
     """The limits of every quant. The fields are named by the quants."""
 
     f16: QuantGates = QuantGates(mean_kl=3e-4, first_kl=5e-4, top1=0.95, answer_margin=0.05)
-    q8_0: QuantGates = QuantGates(mean_kl=0.05, first_kl=0.1, top1=0.85, answer_margin=1.0)
-    q4_k_m: QuantGates = QuantGates(mean_kl=0.6, first_kl=0.7, top1=0.65, answer_margin=3.0)
+    q8_0: QuantGates = QuantGates(mean_kl=0.02, first_kl=0.05, top1=0.85, answer_margin=0.5)
+    q4_k_m: QuantGates = QuantGates(mean_kl=0.35, first_kl=0.45, top1=0.75, answer_margin=2.5)
 
     def of(self, quant: Quant) -> QuantGates:
         """Give the limits of one quant."""

@@ -16,7 +16,6 @@ from packager.chat.probes import core_probes, load_probes
 from packager.engines.ollama import OllamaServer
 from packager.errors import ToolMissing
 from packager.events import Advanced, Event
-from packager.formats.adapter import read_adapter
 from packager.formats.gguf import header_bytes, read_gguf
 from packager.formats.model_name import ModelName
 from packager.parity.gates import Gates, gates_from
@@ -155,14 +154,15 @@ def test_the_versions_of_all_engines_are_told(healthy: tuple[Verdict, list[Event
 
 @pytest.fixture(scope="module")
 def twice(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Verdict:
-    """The files hold the adapter at twice the scale that training used."""
+    """The file holds the adapter at twice its scale, with the right template."""
     assert made.adapter is not None
-    halved = Path(shutil.copytree(made.adapter.folder, tmp_path_factory.mktemp("halved") / "adapter"))
-    config = json.loads((halved / "adapter_config.json").read_text())
-    config["lora_alpha"] /= 2
-    (halved / "adapter_config.json").write_text(json.dumps(config))
-    small = (made.gguf(Quant.Q4_K_M),)
-    return verify(job(replace(made, adapter=read_adapter(halved, made.base), ggufs=small)), None)
+    doubled = Path(shutil.copytree(made.adapter.folder, tmp_path_factory.mktemp("doubled") / "adapter"))
+    config = json.loads((doubled / "adapter_config.json").read_text())
+    config["lora_alpha"] *= 2
+    (doubled / "adapter_config.json").write_text(json.dumps(config))
+    wrong = make_ggufs(made.base.folder, doubled, (Quant.Q4_K_M,), tmp_path_factory.mktemp("twice"))
+    assert wrong.template.text == made.template.text
+    return verify(job(replace(made, ggufs=wrong.ggufs)), None)
 
 
 @pytest.fixture(scope="module")
