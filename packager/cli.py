@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 from types import FrameType
@@ -45,6 +46,8 @@ def packager() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave the process with the documented exit code."""
     signal.signal(signal.SIGTERM, _terminated)
+    # torch's and llama.cpp's threads otherwise spin while they wait, which on a busy machine makes both many times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         result = packager.main(args=arguments, prog_name="packager", standalone_mode=False)
     except PlanRefused as error:

@@ -231,7 +231,7 @@ class Embedded:
         library, said = _library(), _quiet()
         if not self._gguf.is_file():
             raise InputInvalid(f"{self._gguf}: no such file")
-        cores = os.cpu_count() or 1
+        cores = _usable_cores()
         said.clear()
         try:
             return library.Llama(
@@ -298,6 +298,13 @@ def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _text(llama: Any, token: int) -> str:
     return str(llama._model.token_get_text(token)) if token != -1 else ""
+
+
+def _usable_cores() -> int:
+    """Count the cores this process may use; threads beyond them would wait for each other, spinning."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @cache
