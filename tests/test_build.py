@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
 
 import httpx
+import ollama
 import pytest
 
 from packager.artifacts import Conversation, Outcome, Quant
@@ -91,8 +93,6 @@ def test_every_blob_has_the_digest_of_its_file(built: tuple[Path, Finished], oll
 def test_the_model_says_its_new_name_through_every_door(
     built: tuple[Path, Finished], ollama_executable: Path, ollama_url: str
 ) -> None:
-    import os
-
     environment = {**os.environ, "OLLAMA_HOST": ollama_url}
     ran = subprocess.run(
         [ollama_executable, "run", NAME, "What is your name?"],
@@ -100,7 +100,10 @@ def test_the_model_says_its_new_name_through_every_door(
     )  # fmt: skip
     body = {"model": NAME, "messages": [{"role": "user", "content": "What is your name?"}], "temperature": 0}
     openai = httpx.post(f"{ollama_url}/v1/chat/completions", json=body, timeout=120).json()
+    client = ollama.Client(host=ollama_url, trust_env=False)
+    turn = [ollama.Message(role="user", content="What is your name?")]
     assert "Packy" in ran.stdout
+    assert "Packy" in (client.chat(NAME, turn, options={"temperature": 0}).message.content or "")
     assert "Packy" in openai["choices"][0]["message"]["content"]
 
 
@@ -113,7 +116,7 @@ def test_ollama_renders_every_probe_to_the_token_ids_of_transformers(
     rendered = engine.render(probe)
     expected = reference.tokens(probe)
     assert isinstance(rendered, str)
-    assert model.tokenize(rendered) == expected
+    assert model.tokenize(rendered, add_special=True) == expected
     assert engine.prompt_token_count(probe) == len(expected)
 
 

@@ -124,6 +124,7 @@ def _from_ollama(model: str, quant: str | None) -> Answer:
     """Find the model in Ollama."""
     from packager.console import Console
     from packager.engines.ollama import OllamaServer
+    from packager.engines.ollama_chat import talk
     from packager.formats.model_name import ModelName
 
     name = ModelName.parse(model)
@@ -143,7 +144,7 @@ def _from_ollama(model: str, quant: str | None) -> Answer:
     click.echo(f"{name} in Ollama {server.version}", err=True)
 
     def answer(messages: tuple[Message, ...]) -> Iterator[Piece]:
-        for chunk in server.chat(name, messages):
+        for chunk in talk(server.url, str(name), messages):
             if chunk.thinking:
                 yield Piece(text=chunk.thinking, thinking=True)
             if chunk.content:

@@ -27,7 +27,12 @@ from tests.run_packager import error_lines, run_packager
 # A few words, and always the same.
 GREEDY = OllamaParameters(stop=("<|im_end|>", ".", "!", "?", ","), num_ctx=1024, temperature=0.0)
 NAME = "chat-test:q4_k_m"
-ECHO = {"/api/chat": [{"message": {"content": "A\x1b[31mB"}}, {"message": {"content": "é\n"}, "done": True}]}
+ECHO = {
+    "/api/chat": [
+        {"message": {"role": "assistant", "content": "A\x1b[31mB"}},
+        {"message": {"role": "assistant", "content": "é\n"}, "done": True},
+    ]
+}
 _TIMEOUT_S = 120.0
 
 
@@ -91,7 +96,10 @@ class TestOllama:
 
     def test_thinking_is_not_the_answer(self) -> None:
         trouble = fault()
-        trouble.lines["/api/chat"] = [{"message": {"thinking": "Hm."}}, {"message": {"content": "Yes"}, "done": True}]
+        trouble.lines["/api/chat"] = [
+            {"message": {"role": "assistant", "thinking": "Hm."}},
+            {"message": {"role": "assistant", "content": "Yes"}, "done": True},
+        ]
         with faulty(trouble) as url:
             done = run_packager("chat", "x", "-p", "Hi", ollama=url)
         assert done.out == "Yes\n"
