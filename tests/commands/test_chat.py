@@ -181,8 +181,7 @@ class TestTerminal:
     def test_ctrl_c_at_the_prompt_says_how_to_end(self) -> None:
         with faulty(fault()) as url, typed(url, "x") as terminal:
             terminal.until(">>> ")
-            terminal.write("\x03")
-            terminal.until("/bye")
+            terminal.press_until("\x03", "/bye")
             terminal.until(">>> ")
             terminal.write("/bye\n")
             assert terminal.wait() == 0
@@ -213,6 +212,16 @@ class Terminal:
         while text.encode() not in self._read:
             self._more(deadline)
         self._read = self._read.partition(text.encode())[2]
+
+    def press_until(self, key: str, text: str) -> None:
+        """Press a key until a text appears: readline may miss a signal between its prompt and its first wait."""
+        deadline = time.monotonic() + _TIMEOUT_S
+        while text.encode() not in self._read and time.monotonic() < deadline:
+            self.write(key)
+            ready, _, _ = select.select([self._master], [], [], 2)
+            if ready:
+                self._read += os.read(self._master, 65536)
+        self.until(text)
 
     def until_more(self) -> None:
         """Read until the answer has begun: something after the end of the line that was typed."""
