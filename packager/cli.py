@@ -7,12 +7,16 @@ import os
 import signal
 import sys
 from types import FrameType
+from typing import NoReturn
 
 import click
 
-from packager.errors import INTERRUPTED, TERMINATED, PackagerError, PlanRefused
+from packager.errors import INTERRUPTED, TERMINATED, PackagerError, PlanRefused, ToolMissing
 
 COMMANDS = ("demo", "build", "plan", "merge", "quantize", "template", "modelfile", "register", "verify", "chat")
+BUILD_EXTRA = (
+    "gguf", "llama_cpp", "numpy", "peft", "safetensors", "sentencepiece", "tokenizers", "torch", "transformers", "yaml"
+)  # fmt: skip  # what only `ollama-packager[build]` installs
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -63,16 +67,25 @@ def main(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         _show("interrupted", "Run the same command again to continue.")
         sys.exit(INTERRUPTED)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in BUILD_EXTRA:
+            _exit_with_bug(error)
+        _show(f"this needs the package {error.name}, which is not installed", "pip install 'ollama-packager[build]'")
+        sys.exit(ToolMissing.exit_code)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
     except Exception as error:  # noqa: BLE001  # the one place that turns a bug of ours into a report
-        from packager.bug_report import write_bug_report
-
-        report = write_bug_report(error)
-        _show(f"packager has a bug: {type(error).__name__}: {error}", f"Please report it, with the file {report}.")
-        sys.exit(1)
+        _exit_with_bug(error)
     sys.exit(result if isinstance(result, int) else 0)
+
+
+def _exit_with_bug(error: Exception) -> NoReturn:
+    from packager.bug_report import write_bug_report
+
+    report = write_bug_report(error)
+    _show(f"packager has a bug: {type(error).__name__}: {error}", f"Please report it, with the file {report}.")
+    sys.exit(1)
 
 
 def _show(message: str, hint: str) -> None:
