@@ -58,9 +58,12 @@ def canonical_json(value: object) -> str:
     return json.dumps(encode(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
-def pretty_json(value: object) -> str:
-    """Give the JSON text of a value for files that people read: fields in their written order, two blanks, newline."""
-    return json.dumps(encode(value), indent=2, ensure_ascii=False) + "\n"
+def pretty_json(value: object, *, ascii_only: bool = False) -> str:
+    """Give the JSON text of a value for files that people read: fields in their written order, two blanks, newline.
+
+    With `ascii_only` it also carries text that is no valid Unicode, such as a path whose bytes are not UTF-8.
+    """
+    return json.dumps(encode(value), indent=2, ensure_ascii=ascii_only) + "\n"
 
 
 def digest(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -85,11 +86,12 @@ def build(request: BuildRequest, *, gates: Gates | None = None, emit: Emit) -> B
     server = connect(request, plan.name, emit=emit)
     tree = find_tree(request.llama_cpp, emit=emit)
     with Workspace(request.output, emit=emit) as workspace:
-        if server is not None and plan.name is not None:
-            _refuse_taken_names(plan, plan.name, server, workspace)
         inputs = workspace.digest_inputs(model_files(plan.base, plan.adapter))
+        key = weights_key(plan, inputs, tree)
+        if server is not None and plan.name is not None:
+            _refuse_taken_names(plan, plan.name, key, server, workspace)
         write_templates_once(plan.template, workspace, emit)
-        ggufs = write_weights(plan, inputs, tree, workspace, emit)
+        ggufs = write_weights(plan, key, tree, workspace, emit)
         registered = _register(plan, ggufs, server, emit) if server is not None and plan.name is not None else ()
         verdict = None
         if request.verify:
@@ -105,7 +107,7 @@ def build(request: BuildRequest, *, gates: Gates | None = None, emit: Emit) -> B
         recommended = recommend(request.quants, verdict)
         _write_modelfile(plan, recommended, workspace, emit)
         if registered and server is not None and plan.name is not None:
-            point_name(plan.name, recommended, server, replace=request.replace, emit=emit)
+            point_name(plan.name, recommended, ggufs, server, replace=request.replace, emit=emit)
     return BuildResult(
         folder=request.output, ggufs=ggufs, recommended=recommended, registered=registered, verdict=verdict
     )
@@ -121,7 +123,7 @@ def connect(request: BuildRequest, name: ModelName | None, *, emit: Emit) -> Oll
     try:
         return OllamaServer.connect(emit=emit)
     except OllamaFailed as error:
-        later = f"packager register {request.output} --name {name}"
+        later = shlex.join(["packager", "register", str(request.output), "--name", str(name)])
         emit(Noted(stage="register", text=f"{error.message}; register later: {later}", warning=True))
         return None
 
@@ -132,22 +134,35 @@ def recommend(quants: tuple[Quant, ...], verdict: Verdict | None) -> Quant:
     return passing[-1] if passing else quants[0]
 
 
-def point_name(name: ModelName, quant: Quant, server: OllamaServer, *, replace: bool, emit: Emit) -> None:
-    """Make NAME itself, without a quant's tag, stand for one of its quants."""
+def point_name(
+    name: ModelName, quant: Quant, ggufs: tuple[Gguf, ...], server: OllamaServer, *, replace: bool, emit: Emit
+) -> None:
+    """Make NAME itself, without a quant's tag, stand for one of its quants.
+
+    Args:
+        name: NAME, with Ollama's default tag.
+        quant: The quant it shall stand for; registered already.
+        ggufs: The files of the build folder: a NAME that stands for one of them is ours to change.
+        server: Where.
+        replace: Whether NAME may be taken from another model.
+        emit: Told what NAME stands for.
+
+    Raises:
+        OllamaFailed: NAME is another model.
+    """
     source = name.with_tag(quant.value)
-    if str(source) == str(name):
-        return
-    if server.exists(name) and server.blob_of(name) != server.blob_of(source) and not replace:
-        raise OllamaFailed(f"{name} exists in Ollama and is not {source}", hint="Pass --replace, or another --name.")
+    refuse_taken_name(name, server, replace=replace, ours=tuple(gguf.sha256 for gguf in ggufs))
     server.copy(source, name)
     emit(Noted(stage="register", text=f"{name} stands for {source}"))
 
 
-def _refuse_taken_names(plan: Plan, name: ModelName, server: OllamaServer, workspace: Workspace) -> None:
-    """Stop before the long part when a name is taken by something that is not from this folder."""
-    ours = tuple(gguf.sha256 for gguf in workspace.recorded("quantize", tuple[Gguf, ...]) or ())
-    for quant in plan.request.quants:
-        refuse_taken_name(name.with_tag(quant.value), server, replace=plan.request.replace, ours=ours)
+def _refuse_taken_names(
+    plan: Plan, name: ModelName, key: WeightsKey, server: OllamaServer, workspace: Workspace
+) -> None:
+    """Stop before the long part when a name is taken by something that this build would not make."""
+    made = workspace.recorded("quantize", tuple[Gguf, ...], key=key) or ()
+    for wanted in (*(name.with_tag(quant.value) for quant in plan.request.quants), name):
+        refuse_taken_name(wanted, server, replace=plan.request.replace, ours=tuple(gguf.sha256 for gguf in made))
 
 
 def write_templates_once(found: TemplateResult, workspace: Workspace, emit: Emit) -> tuple[Path, ...]:
@@ -163,20 +178,23 @@ def write_templates_once(found: TemplateResult, workspace: Workspace, emit: Emit
     ).files
 
 
-def write_weights(
-    plan: Plan, inputs: tuple[FileDigest, ...], tree: LlamaCppTree, workspace: Workspace, emit: Emit
-) -> tuple[Gguf, ...]:
-    """Write every GGUF of a plan in one pass, or reuse them by their receipt."""
-    display = plan.file_stem
-    key = WeightsKey(
+def weights_key(plan: Plan, inputs: tuple[FileDigest, ...], tree: LlamaCppTree) -> WeightsKey:
+    """Give what the bytes of a plan's GGUF files depend on."""
+    return WeightsKey(
         inputs=inputs,
         quants=plan.request.quants,
         template=digest(plan.template.template),
-        name=display,
+        name=plan.file_stem,
         file_stem=plan.file_stem,
         converter=tree.version,
         versions=tool_versions(),
     )
+
+
+def write_weights(
+    plan: Plan, key: WeightsKey, tree: LlamaCppTree, workspace: Workspace, emit: Emit
+) -> tuple[Gguf, ...]:
+    """Write every GGUF of a plan in one pass, or reuse them by their receipt."""
 
     def job(staging: Path) -> tuple[Gguf, ...]:
         return quantize(
@@ -185,7 +203,7 @@ def write_weights(
                 adapter=plan.adapter,
                 quants=plan.request.quants,
                 template=plan.template.template,
-                name=display,
+                name=key.name,
                 file_stem=plan.file_stem,
                 output=staging,
                 tree=tree,

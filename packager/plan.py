@@ -12,7 +12,7 @@ from packager.artifacts import Adapter, Checkpoint, Quant
 from packager.errors import InputInvalid, NoSpace, PackagerError, PlanRefused, Unsupported, Usage
 from packager.formats.adapter import read_adapter
 from packager.formats.checkpoint import read_checkpoint
-from packager.formats.model_name import ModelName
+from packager.formats.model_name import DEFAULT_TAG, ModelName
 from packager.sources.llama_cpp_tree import LlamaCppTree, cached_tree
 from packager.stages.templates import TemplateResult, TemplatesJob, make_template
 from packager.stages.weights import estimate, gguf_name, peak_memory_bytes, supported_architecture
@@ -101,7 +101,7 @@ def make_plan(request: BuildRequest) -> Plan:
         adapter = _attempt(problems, lambda: read_adapter(folder, base))
     tree = _attempt(problems, lambda: cached_tree(request.llama_cpp))
     typed = request.name
-    name = _attempt(problems, lambda: ModelName.parse(typed)) if typed is not None else None
+    name = _attempt(problems, lambda: build_name(typed)) if typed is not None else None
     _attempt(problems, lambda: _check_output(request.output))
     if base is None:
         raise PlanRefused(tuple(problems))
@@ -138,6 +138,21 @@ def make_plan(request: BuildRequest) -> Plan:
     return Plan(
         request=request, base=base, adapter=adapter, name=name, file_stem=stem, template=template, summary=summary
     )
+
+
+def build_name(text: str) -> ModelName:
+    """Read NAME: a name whose tags are free, because each quant becomes one.
+
+    Raises:
+        Usage: Ollama would refuse it, or it has a tag.
+    """
+    name = ModelName.parse(text)
+    if name.tag != DEFAULT_TAG:
+        raise Usage(
+            f"--name {text} has the tag {name.tag}, and each quant becomes a tag",
+            hint=f"Use --name {text.removesuffix(':' + name.tag)}.",
+        )
+    return name
 
 
 def size_label(base: Checkpoint) -> str:

@@ -158,7 +158,7 @@ class DigestBook:
 
     def save(self) -> None:
         """Write the book for the next run."""
-        write_durably(self._path, pretty_json(_KnownDigests(digests=tuple(self._known.values()))))
+        write_durably(self._path, pretty_json(_KnownDigests(digests=tuple(self._known.values())), ascii_only=True))
 
 
 def _read_known(path: Path) -> tuple[KnownDigest, ...]:

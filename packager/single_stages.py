@@ -20,8 +20,16 @@ from packager.formats.model_files import model_files
 from packager.formats.model_name import ModelName
 from packager.formats.modelfile import parse_modelfile
 from packager.parity.gates import Gates
-from packager.pipeline import Written, point_name, tool_versions, verify_once, write_templates_once, write_weights
-from packager.plan import BuildRequest, make_plan
+from packager.pipeline import (
+    Written,
+    point_name,
+    tool_versions,
+    verify_once,
+    weights_key,
+    write_templates_once,
+    write_weights,
+)
+from packager.plan import BuildRequest, build_name, make_plan
 from packager.sources.llama_cpp_tree import find_tree
 from packager.stages.modelfile import ModelfileJob, make_modelfile, write_modelfile
 from packager.stages.register import RegisterJob, read_back
@@ -71,7 +79,7 @@ def quantize(request: BuildRequest, *, emit: Emit) -> tuple[Gguf, ...]:
     tree = find_tree(request.llama_cpp, emit=emit)
     with Workspace(request.output, emit=emit) as workspace:
         inputs = workspace.digest_inputs(model_files(plan.base, plan.adapter))
-        return write_weights(plan, inputs, tree, workspace, emit)
+        return write_weights(plan, weights_key(plan, inputs, tree), tree, workspace, emit)
 
 
 def template(
@@ -104,7 +112,7 @@ def modelfile(
 
 def register(folder: Path, name: str, *, replace: bool, emit: Emit) -> tuple[Registered, ...]:
     """Register every GGUF of a build folder with the parameters of its Modelfile."""
-    wanted = ModelName.parse(name)
+    wanted = build_name(name)
     ggufs = find_ggufs(folder)
     parameters = _modelfile_of(folder)
     server = OllamaServer.connect(emit=emit)
@@ -117,7 +125,7 @@ def register(folder: Path, name: str, *, replace: bool, emit: Emit) -> tuple[Reg
         for gguf in ggufs
     )
     chosen = _recommended(parameters, ggufs)
-    point_name(wanted, chosen, server, replace=replace, emit=emit)
+    point_name(wanted, chosen, ggufs, server, replace=replace, emit=emit)
     return registered
 
 
@@ -137,7 +145,7 @@ def verify(
     server = OllamaServer.connect(emit=emit) if name is not None else None
     registered: tuple[Registered, ...] = ()
     if name is not None and server is not None:
-        registered = tuple(_registered(ModelName.parse(name), gguf, server) for gguf in ggufs)
+        registered = tuple(_registered(build_name(name), gguf, server) for gguf in ggufs)
     job = VerifyJob(
         base=checkpoint, adapter=lora, template=found.template, ggufs=ggufs, registered=registered, gates=gates
     )

@@ -107,7 +107,7 @@ class Workspace:
         """
         started = time.monotonic()
         self._emit(StageStarted(stage=stage, title=title))
-        wanted = digest((stage, canonical_json(key)))
+        wanted = _key(stage, key)
         before = self._receipts.load(stage)
         reused = self._reuse(kind, before, wanted)
         if reused is not None:
@@ -121,10 +121,10 @@ class Workspace:
         self._emit(StageFinished(stage=stage, seconds=time.monotonic() - started))
         return value
 
-    def recorded(self, stage: str, kind: type[T]) -> T | None:
-        """Give what a stage gave when it last finished here, whatever its key was; None when it is not known."""
+    def recorded(self, stage: str, kind: type[T], *, key: object) -> T | None:
+        """Give what a stage gave when it last finished here with this key; None when it would be done again."""
         receipt = self._receipts.load(stage)
-        if receipt is None:
+        if receipt is None or receipt.key != _key(stage, key):
             return None
         try:
             return self._restore(kind, receipt)
@@ -262,3 +262,7 @@ class Workspace:
                 shutil.rmtree(self._staging)
             for path in (*self._private.glob("*.partial"), *self._private.glob("receipts/*.partial")):
                 path.unlink()
+
+
+def _key(stage: str, key: object) -> str:
+    return digest((stage, canonical_json(key)))

@@ -90,3 +90,10 @@ def test_imports_no_torch(tiny: Callable[[str], Path], tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_name_with_a_tag_of_its_own_is_refused(smollm2: Path, tmp_path: Path) -> None:
+    with pytest.raises(PlanRefused) as refused:
+        make_plan(request(smollm2, None, tmp_path / "out", name="me/packy:q8_0"))
+    assert refused.value.exit_code == 2
+    assert refused.value.hint == "Use --name me/packy."

@@ -170,9 +170,10 @@ def test_a_result_of_another_type_is_not_reused(tmp_path: Path) -> None:
     once(tmp_path, Runs(a="1"))
     with Workspace(tmp_path) as workspace:
         assert workspace.once("make", key=Key(), job=lambda staging: "text", kind=str, title="t") == "text"
-        assert workspace.recorded("make", str) == "text"
-        assert workspace.recorded("make", Result) is None
-        assert workspace.recorded("other", str) is None
+        assert workspace.recorded("make", str, key=Key()) == "text"
+        assert workspace.recorded("make", Result, key=Key()) is None
+        assert workspace.recorded("make", str, key="another") is None
+        assert workspace.recorded("other", str, key=Key()) is None
 
 
 def test_digests_the_job_took_are_believed_for_the_size_they_were_taken_of(tmp_path: Path) -> None:
@@ -535,3 +536,17 @@ def test_the_files_of_a_model(tmp_path: Path) -> None:
         tmp_path / "b" / "config.json",
         tmp_path / "b" / "model.safetensors",
     )
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_digested_and_remembered(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    try:
+        folder.mkdir()
+    except OSError:
+        return  # this file system takes UTF-8 names only, so there is nothing to read
+    (folder / "config.json").write_text("{}")
+    os.utime(folder / "config.json", (1, 1))
+    for _ in range(2):
+        with Workspace(tmp_path / "out") as workspace:
+            (found,) = workspace.digest_inputs((folder / "config.json",))
+        assert found.sha256 == hashlib.sha256(b"{}").hexdigest()

@@ -17,7 +17,7 @@ from packager.codec import Json
 from packager.engines.ollama_api import OllamaApi, OllamaRefused
 from packager.engines.ollama_host import Host
 from packager.engines.ollama_replies import ChatChunk, StoredModel, read_chunk, read_show
-from packager.errors import OllamaFailed
+from packager.errors import InputInvalid, OllamaFailed
 from packager.events import Advanced, Emit, Noted, silent
 from packager.formats.model_name import ModelName
 
@@ -116,7 +116,7 @@ class OllamaServer:
             OllamaFailed: The connection broke twice, or Ollama refused.
         """
         if self._api.has_blob(sha256):
-            size = path.stat().st_size
+            size = _size(path)
             emit(Advanced(stage=stage, done=size, total=size, unit="B", detail=path.name))
             return False
         self._api.upload(path, sha256, stage=stage, emit=emit)
@@ -223,5 +223,13 @@ class OllamaServer:
         return {"model": str(name), "messages": turns, "options": dict(options or {}), "truncate": truncate}
 
     def _at_least(self, minimum: tuple[int, ...]) -> bool:
-        numbers = tuple(int(number) for number in re.findall(r"\d+", self.version.partition("-")[0])[:3])
+        found = [int(number) for number in re.findall(r"\d+", self.version.partition("-")[0])[:3]]
+        numbers = tuple(found + [0] * (3 - len(found)))
         return numbers == DEVELOPMENT or numbers >= minimum
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise InputInvalid(f"{path}: cannot be read ({error.strerror})", hint="Build it again.") from error

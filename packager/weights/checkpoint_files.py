@@ -69,8 +69,11 @@ def _write_template(base: Checkpoint, chat_template: str, output: Path) -> list[
 
 
 def _write_json(path: Path, values: dict[str, object]) -> Path:
+    text = json.dumps(values, indent=2, ensure_ascii=False)
+    if any("\ud800" <= character <= "\udfff" for character in text):  # half a character: JSON can say it, UTF-8 cannot
+        text = json.dumps(values, indent=2)
     with disk_errors(path):
-        path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
+        path.write_text(text + "\n", encoding="utf-8", newline="\n")
     return path
 
 

@@ -21,6 +21,7 @@ from packager.weights.merged import byte_view
 
 # Half of the distance from the largest float16 to the next power: from here on, rounding gives infinity.
 FLOAT16_OVERFLOW = 65520.0
+BLOCK_OVERFLOW = 65504.0 * 128 * 32  # the largest scale, sub-scale and step of any block type (Q6_K)
 
 
 def convert_rows(block: torch.Tensor, kinds: Iterable[GgmlType], name: str) -> dict[GgmlType, memoryview]:
@@ -57,7 +58,8 @@ def _converted(block: torch.Tensor, kind: GgmlType, name: str, largest: float) -
     library = llama_library()
     library.quantize_chunk(int(kind), block.data_ptr(), result.data_ptr(), 0, rows, columns, None)
     # A scale is at most the largest value: only where that is no float16 can a block have become invalid.
-    if largest > FLOAT16_OVERFLOW and not _is_valid(kind, result):
+    # Far beyond that, llama.cpp's sums overflow too, and a block of zeros can come out that counts as valid.
+    if largest > BLOCK_OVERFLOW or (largest > FLOAT16_OVERFLOW and not _is_valid(kind, result)):
         raise InputInvalid(f"tensor {name} has values too large for {kind.name}")
     return byte_view(result)
 

@@ -1,0 +1,199 @@
+"""One file against the reference, with engine doubles: each fault in its own line of the verdict."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from packager.artifacts import Check, Outcome, Quant
+from packager.engines.engine import NotSupported
+from packager.events import Advanced, Event, silent
+from packager.parity.embedded import embedded_checks, embedded_probes, match_answer
+from packager.parity.gates import QuantGates
+from packager.parity.steps import Steps
+from packager.parity.truth import Truth
+from tests.parity.engine_doubles import (
+    BYE,
+    HI,
+    ODD,
+    PIECES,
+    REFUSED,
+    ROWS,
+    Pupil,
+    Rows,
+    answer_to,
+    row,
+    talk,
+    truth_of,
+)
+
+GATES = QuantGates(mean_kl=0.01, first_kl=0.02, top1=0.9, answer_margin=0.2)
+NO_TOKENIZER = NotSupported(code="NO_TOKENIZER", detail="cannot say")
+NO_TEMPLATE = NotSupported(code="NO_TEMPLATE", detail="there is none")
+
+
+def checks(pupil: Pupil, truth: Truth | None = None) -> dict[str, Check]:
+    truth = truth or truth_of(HI, BYE, ODD)
+    return {check.name: check for check in embedded_checks(pupil, Quant.Q8_0, truth, GATES, Steps(99, silent))}
+
+
+def failed(found: dict[str, Check]) -> list[str]:
+    return [name for name, check in found.items() if check.outcome is Outcome.FAILED]
+
+
+def values(check: Check) -> dict[str, float]:
+    return {measure.name: measure.value for measure in check.measures}
+
+
+def kl(p: Rows, q: Rows) -> float:
+    return sum(math.exp(a) * (float(a) - float(b)) for a, b in zip(p, q, strict=True))
+
+
+def test_an_equal_engine_passes_every_line() -> None:
+    found = checks(Pupil())
+    assert list(found) == ["prompts", "token ids", "distribution", "first token", "answers"]
+    assert {(check.subject, check.engine, check.outcome) for check in found.values()} == {
+        ("q8_0", "llama.cpp", Outcome.PASSED)
+    }
+    assert values(found["token ids"]) == {"CORE equal": 2, "EXT equal": 1}
+    assert values(found["distribution"]) == {"mean KL": 0, "top-1 agreement": 1, "max KL": 0, "positions": 6}
+    assert values(found["answers"]) == {"margin where they part": 0, "equal answers": 2, "common prefix": 1}
+
+
+@pytest.mark.parametrize(
+    ("pupil", "lines", "detail"),
+    [
+        pytest.param(
+            Pupil(prompts={"bye": "<bos><user>bye<assistant>"}),
+            ["prompts"],
+            "1 of 2 equal, odd ones 1 of 1; bye: character 11: reference '<bos><user>Bye<assistant>', "
+            "engine '<bos><user>bye<assistant>'",
+            id="another prompt",
+        ),
+        pytest.param(
+            Pupil(ids={"hi": (1, 4, 2)}),
+            ["token ids"],
+            "1 of 2 equal, odd ones 1 of 1; hi: token 0: reference 0 '<bos>', engine 1 '<user>'",
+            id="equal text and a lost BOS",
+        ),
+        pytest.param(
+            Pupil(prompts={"hi": REFUSED}),
+            ["prompts"],
+            "1 of 2 equal, odd ones 1 of 1; hi: TEMPLATE_ERROR: roles must alternate",
+            id="a template that trips in this engine alone",
+        ),
+        pytest.param(
+            Pupil(ids={"hi": NO_TEMPLATE, "bye": NO_TEMPLATE}),
+            ["token ids"],
+            "0 of 2 equal, odd ones 1 of 1; hi: NO_TEMPLATE: there is none",
+            id="no template in the file",
+        ),
+    ],
+)
+def test_a_core_difference_fails_its_own_line(pupil: Pupil, lines: list[str], detail: str) -> None:
+    found = checks(pupil)
+    assert failed(found) == lines
+    assert found[lines[0]].detail == detail
+
+
+def test_an_odd_conversations_difference_is_told_and_does_not_fail() -> None:
+    found = checks(Pupil(prompts={"odd": "<bos>"}))["prompts"]
+    assert found.outcome is Outcome.PASSED
+    assert found.detail.startswith("2 of 2 equal, odd ones 0 of 1; odd: character 5:")
+
+
+def test_an_engine_that_cannot_say_is_not_checked() -> None:
+    found = checks(Pupil(ids={"hi": NO_TOKENIZER, "bye": NO_TOKENIZER, "odd": NO_TOKENIZER}))
+    assert failed(found) == []
+    assert (found["token ids"].outcome, found["token ids"].detail) == (Outcome.NOT_CHECKED, "NO_TOKENIZER: cannot say")
+
+
+def test_what_the_reference_refuses_is_not_held_against_the_engine() -> None:
+    found = checks(Pupil(), truth_of(HI, BYE, refuses=frozenset({"hi"})))
+    assert found["prompts"].outcome is Outcome.PASSED
+    assert found["prompts"].detail == "1 of 1 equal; not checked: hi: the reference refuses it (roles must alternate)"
+    assert values(found["distribution"])["positions"] == 3
+
+
+def test_the_references_own_ids_are_fed_up_to_the_last_but_one() -> None:
+    pupil = Pupil(ids={"hi": (9,)})
+    checks(pupil)
+    assert pupil.fed == [((0, 1, 4, 2, 6, 7), 3), ((0, 1, 5, 2, 6, 7), 3)]
+
+
+@pytest.mark.parametrize(
+    ("position", "other", "lines"),
+    [
+        pytest.param(0, row(one=0.70), ["distribution", "first token"], id="at the first token"),
+        pytest.param(2, row(end=0.60), ["distribution"], id="at the last token"),
+        pytest.param(1, row(two=0.41, one=0.43), ["distribution"], id="two near-equal tokens change places"),
+    ],
+)
+def test_a_distance_is_kl_from_the_reference(position: int, other: Rows, lines: list[str]) -> None:
+    rows = ROWS.copy()
+    rows[position] = other
+    found = checks(Pupil(rows=rows))
+    far = kl(ROWS[position], other)
+    assert failed(found) == lines
+    shown = values(found["distribution"])
+    assert shown["mean KL"] == pytest.approx(far / 3, abs=1e-6)
+    assert shown["max KL"] == pytest.approx(far, abs=1e-6)
+    assert shown["top-1 agreement"] == pytest.approx(2 / 3 if position == 1 else 1, abs=1e-5)
+    assert values(found["first token"])["mean KL"] == pytest.approx(far if position == 0 else 0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("engine", "reference"), [(2, 0), (0, 2)], ids=["engine's", "reference's"])
+def test_rows_that_only_one_side_padded_are_left_out(engine: int, reference: int) -> None:
+    truth = truth_of(HI)
+    padded = np.pad(ROWS, ((0, 0), (0, reference)), constant_values=-50.0)
+    object.__setattr__(truth.answered[0].answer, "logprobs", padded)
+    found = checks(Pupil(rows=np.pad(ROWS, ((0, 0), (0, engine)), constant_values=-50.0)), truth)
+    assert values(found["distribution"])["max KL"] == 0
+
+
+def test_a_model_that_computes_no_numbers_fails() -> None:
+    found = checks(Pupil(rows=np.full((3, len(PIECES)), np.nan, dtype=np.float32)))
+    assert failed(found) == ["distribution", "first token"]
+    assert "not a number" in found["first token"].detail
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome", "margin"),
+    [
+        pytest.param("oneone", Outcome.PASSED, math.log(0.44 / 0.40), id="it parts where the reference was undecided"),
+        pytest.param("two", Outcome.FAILED, math.log(0.82 / 0.02), id="it parts where the reference was sure"),
+        pytest.param(REFUSED, Outcome.FAILED, math.log(0.82 / 0.02), id="it gives no answer"),
+    ],
+)
+def test_an_answer_is_judged_where_it_parts(text: str | NotSupported, outcome: Outcome, margin: float) -> None:
+    found = checks(Pupil(texts={"bye": text}))["answers"]
+    assert found.outcome is outcome
+    assert values(found)["margin where they part"] == pytest.approx(margin, rel=1e-4)
+    assert values(found)["equal answers"] == 1
+
+
+def test_an_answer_is_compared_as_the_references_tokens() -> None:
+    found = match_answer("hi", answer_to(HI), "oneHi", truth_of(HI))
+    assert (found.conversation, found.common_tokens, found.reference_tokens) == ("hi", 1, 3)
+    assert found.detail == "reference …'two', engine …'Hi'"
+
+
+def test_three_answers_are_asked_and_progress_counts_every_question() -> None:
+    truth, pupil, events = truth_of(HI, ODD, BYE, talk("c", "Hi"), talk("d", "Hi")), Pupil(), list[Event]()
+    embedded_checks(pupil, Quant.Q8_0, truth, GATES, Steps(embedded_probes(5, 4), events.append))
+    assert pupil.answered == ["hi 32", "bye 32", "c 32"]
+    steps = [event for event in events if isinstance(event, Advanced)]
+    assert [event.done for event in steps] == list(range(1, 5 + 4 + 3 + 1))
+    assert steps[-1].total == steps[-1].done
+    assert [steps[at].detail for at in (0, 5, -1)] == [
+        "llama.cpp q8_0: prompt hi",
+        "llama.cpp q8_0: logits hi",
+        "llama.cpp q8_0: answer c",
+    ]
+
+
+@pytest.mark.parametrize(("core", "total"), [(2, 14 + 2 + 2), (3, 14 + 3 + 3), (6, 14 + 6 + 3)], ids=["2", "3", "6"])
+def test_questions_are_counted_beforehand(core: int, total: int) -> None:
+    assert embedded_probes(14, core) == total
