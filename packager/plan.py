@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -157,19 +158,12 @@ def build_name(text: str) -> ModelName:
 
 def size_label(base: Checkpoint) -> str:
     """Give the parameter count as the GGUF naming convention writes it: `135M`, `1.5B`. Tied tensors count once."""
-    count = sum(_elements(entry.shape) for entry in base.tensors)
+    count = sum(math.prod(entry.shape) for entry in base.tensors)
     for unit, size in (("T", 10**12), ("B", 10**9), ("M", 10**6)):
         if count >= size:
             value = count / size
             return f"{value:.1f}{unit}" if unit != "M" and value < 10 else f"{value:.0f}{unit}"
     return f"{max(1, round(count / 1000))}K"
-
-
-def _elements(shape: tuple[int, ...]) -> int:
-    product = 1
-    for length in shape:
-        product *= length
-    return product
 
 
 def _file_stem(name: ModelName | None, base: Checkpoint, adapter: Adapter | None) -> str:

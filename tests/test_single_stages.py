@@ -106,6 +106,14 @@ def test_template_and_modelfile_give_the_files_of_a_build(
     assert modelfile.parameters.num_ctx == 4096
 
 
+@pytest.mark.parametrize("flag", ["-q", "--quiet"])
+def test_quiet_leaves_the_result_only(flag: str, tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    finished = run_packager("template", tiny(FAMILY), "-o", tmp_path / "out", flag)
+    assert finished.code == 0
+    assert finished.err == ""
+    assert str(tmp_path / "out" / "chat_template.jinja") in finished.out.splitlines()
+
+
 @pytest.mark.parametrize("command", ["register", "verify"])
 def test_a_folder_that_is_no_build_is_refused(command: str, tmp_path: Path, tiny: Callable[[str], Path]) -> None:
     extra = ("--name", "packy") if command == "register" else (tiny(FAMILY),)
