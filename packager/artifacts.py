@@ -153,7 +153,7 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True)
 class Conversation:
-    """A probe: a conversation that engines are compared on. `group` is CORE, EXT or USER."""
+    """A probe: a conversation that engines are compared on. `group` is CORE, EXT, USER or WALK."""
 
     id: str
     group: str

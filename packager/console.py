@@ -14,13 +14,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from packager import template_views
 from packager.artifacts import Check, Gguf, Outcome, Registered, Verdict
 from packager.codec import pretty_json
 from packager.demo import DemoResult
 from packager.events import Advanced, Event, Noted, StageFinished, StageStarted
+from packager.parity.template_matrix import TemplateMatrix
 from packager.pipeline import BuildResult
 from packager.plan import PlanSummary
 from packager.sources.demo_model import QUESTION
+from packager.template_proofs import ShownTemplate, TemplateDifference
 
 _MARKS = {
     Outcome.PASSED: "[green]ok[/]",
@@ -172,6 +175,34 @@ class Console:
             table.add_row(check.subject, check.engine, check.name, _MARKS[check.outcome], escape(check.detail))
         self._out.print(table)
         self._out.print(sentence(verdict))
+
+    def verbatim(self, text: str) -> None:
+        """Write a text to stdout as it is."""
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+
+    def shown_template(self, shown: ShownTemplate) -> None:
+        """Show what a template is."""
+        self.result(shown)
+        for label, text in template_views.shown_rows(shown):
+            self.line(f"{label:>9}  {text}")
+
+    def template_matrix(self, matrix: TemplateMatrix) -> None:
+        """Show what every engine makes of a template."""
+        if self._as_json:
+            self.result(matrix)
+            return
+        self._out.print(template_views.matrix_table(matrix))
+        for note in template_views.matrix_notes(matrix):
+            self.line(note)
+        self._out.print(f"{template_views.matrix_sentence(matrix)} (reference: {matrix.reference})")
+
+    def template_difference(self, found: TemplateDifference) -> None:
+        """Show where the prompts of two templates part."""
+        if self._as_json:
+            self.result(found)
+            return
+        for line in template_views.difference_text(found):
+            self._out.print(line)
 
     def _advance(self, event: Advanced) -> None:
         key = event.stage

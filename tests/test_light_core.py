@@ -47,6 +47,7 @@ def test_the_block_works() -> None:
         "packager.console",
         "packager.pipeline",
         "packager.single_stages",
+        "packager.template_proofs",
         "packager.demo",
         "packager.commands.chat",
         "packager.engines.ollama",

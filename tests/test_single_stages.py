@@ -94,7 +94,7 @@ def test_template_and_modelfile_give_the_files_of_a_build(
     base, adapter, whole, parts = tiny(FAMILY), tiny_lora(FAMILY), tmp_path / "whole", tmp_path / "parts"
     arguments = (base, adapter, "--quant", "q8_0", "--name", "packy")
     assert run_packager("build", *arguments, "-o", whole, "--no-register", "--no-verify").code == 0
-    assert run_packager("template", base, adapter, "-o", parts).code == 0
+    assert run_packager("template", "convert", base, adapter, "-o", parts).code == 0
     gguf = next(whole.glob("*.gguf"))
     finished = run_packager("modelfile", base, adapter, "-o", parts, "--gguf", gguf)
     assert finished.code == 0, finished.err
@@ -108,7 +108,7 @@ def test_template_and_modelfile_give_the_files_of_a_build(
 
 @pytest.mark.parametrize("flag", ["-q", "--quiet"])
 def test_quiet_leaves_the_result_only(flag: str, tiny: Callable[[str], Path], tmp_path: Path) -> None:
-    finished = run_packager("template", tiny(FAMILY), "-o", tmp_path / "out", flag)
+    finished = run_packager("template", "convert", tiny(FAMILY), "-o", tmp_path / "out", flag)
     assert finished.code == 0
     assert finished.err == ""
     assert str(tmp_path / "out" / "chat_template.jinja") in finished.out.splitlines()

@@ -41,7 +41,7 @@ def choose_original(
         Unsupported: There is no template anywhere.
     """
     if template_file is not None:
-        return Original(source=f"the file {template_file.name}", text=_read(template_file))
+        return Original(source=f"the file {template_file.name}", text=read_template(template_file))
     saved = adapter.chat_template if adapter is not None else None
     of_adapter = None if saved is None else Original(source="the adapter's chat template", text=saved)
     of_base = (
@@ -59,7 +59,12 @@ def choose_original(
     return chosen
 
 
-def _read(path: Path) -> str:
+def read_template(path: Path) -> str:
+    """Give the text of a template file.
+
+    Raises:
+        InputInvalid: It cannot be read, is too large, empty, or not UTF-8.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -43,6 +43,34 @@ def adapter(function: F) -> F:
     return click.argument("adapter", required=False, type=click.Path(path_type=Path))(function)
 
 
+def model(function: F) -> F:
+    """Add MODEL: a checkpoint's folder, a GGUF file, a template file, or the name of a model in Ollama."""
+    return click.argument("model", metavar="MODEL")(function)
+
+
+def conversations(function: F) -> F:
+    """Add --conversations, --walks and --seed: more than the probe conversations."""
+    for option in (
+        click.option(
+            "--seed",
+            metavar="S",
+            type=click.IntRange(0),
+            default=0,
+            show_default=True,
+            help="Which random conversations.",
+        ),
+        click.option("--walks", metavar="N", type=click.IntRange(0), default=0, help="Also N random conversations."),
+        click.option(
+            "--conversations",
+            metavar="FILE",
+            type=click.Path(path_type=Path),
+            help="Also the conversations of a .jsonl file: OpenAI messages, ShareGPT or Alpaca, one object a line.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 def output(function: F) -> F:
     """Add -o DIR: where results appear."""
     return click.option(

@@ -37,12 +37,16 @@ class Embedded:
         gguf: The file.
         context_tokens: Prompt and answer must fit; the cache costs memory in proportion.
         stops: Texts that end an answer, besides the file's own end-of-turn tokens.
+        vocabulary_only: Load no weights: prompts and token ids only.
     """
 
     name = "llama.cpp"
 
-    def __init__(self, gguf: Path, *, context_tokens: int = 4096, stops: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, gguf: Path, *, context_tokens: int = 4096, stops: tuple[str, ...] = (), vocabulary_only: bool = False
+    ) -> None:
         self._gguf = gguf
+        self._vocabulary_only = vocabulary_only
         self._context_tokens = context_tokens
         self._stops = stops
 
@@ -241,6 +245,7 @@ class Embedded:
                 n_ubatch=_BATCH_TOKENS,
                 n_threads=cores,
                 n_threads_batch=cores,
+                vocab_only=self._vocabulary_only,
                 verbose=False,
                 chat_handler=_no_template,
             )

@@ -129,6 +129,7 @@ class OllamaServer:
         files: Mapping[str, str],
         parameters: Mapping[str, Json],
         license_text: str | None = None,
+        template: str | None = None,
         emit: Emit = silent,
     ) -> tuple[str, ...]:
         """Make a model of uploaded files, and give the lines in which Ollama said what it did.
@@ -138,6 +139,7 @@ class OllamaServer:
             files: File name to sha256 of a blob in the store.
             parameters: PARAMETER name to value; `stop` takes a list.
             license_text: The licence, None for none.
+            template: A Go TEMPLATE, None for none.
             emit: Gets how far Ollama's own copy of the weights is.
 
         Raises:
@@ -150,6 +152,8 @@ class OllamaServer:
         }
         if license_text:
             body["license"] = license_text
+        if template is not None:
+            body["template"] = template
         said: list[str] = []
         for reply in self._api.stream("/api/create", body):
             status, done, total = (reply.get(key) for key in ("status", "completed", "total"))

@@ -65,6 +65,19 @@ class TokenizerFacts:
         return next((token.id for token in self.special if token.text == text), None)
 
 
+NO_TOKENS = TokenizerFacts(
+    bos_token=None,
+    eos_token=None,
+    unk_token=None,
+    pad_token=None,
+    named=(),
+    special=(),
+    vocabulary_size=None,
+    adds_bos=False,
+    chat_template=None,
+)
+
+
 def read_tokenizer(folder: Path) -> TokenizerFacts:
     """Give what the tokenizer files of a folder say.
 

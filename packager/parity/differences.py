@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 _BEFORE, _AFTER = 16, 24
+_NAMES = ("reference", "engine")
 
 
-def text_difference(expected: str, found: str) -> str:
+def text_difference(expected: str, found: str, names: tuple[str, str] = _NAMES) -> str:
     """Give the first place where two texts differ, with what surrounds it in both; empty when they are equal.
+
+    `names` says what to call the two sides.
 
     Worked example:
         >>> text_difference("<s>Hi", "Hi")
@@ -18,16 +21,20 @@ def text_difference(expected: str, found: str) -> str:
         return ""
     at = common_length(expected, found)
     begin = max(0, at - _BEFORE)
-    return f"character {at}: reference {expected[begin : at + _AFTER]!r}, engine {found[begin : at + _AFTER]!r}"
+    sides = (f"{name} {text[begin : at + _AFTER]!r}" for name, text in zip(names, (expected, found), strict=True))
+    return f"character {at}: {', '.join(sides)}"
 
 
-def ids_difference(expected: Sequence[int], found: Sequence[int], piece: Callable[[int], str]) -> str:
+def ids_difference(
+    expected: Sequence[int], found: Sequence[int], piece: Callable[[int], str], names: tuple[str, str] = _NAMES
+) -> str:
     """Give the first position where two lists of token ids differ; empty when they are equal.
 
     Args:
         expected: The reference's ids.
         found: The engine's ids.
         piece: Gives a token's text.
+        names: What to call the two sides.
     """
     if tuple(expected) == tuple(found):
         return ""
@@ -36,7 +43,7 @@ def ids_difference(expected: Sequence[int], found: Sequence[int], piece: Callabl
     def side(ids: Sequence[int]) -> str:
         return f"{ids[at]} {piece(ids[at])!r}" if at < len(ids) else "the end"
 
-    return f"token {at}: reference {side(expected)}, engine {side(found)}"
+    return f"token {at}: {names[0]} {side(expected)}, {names[1]} {side(found)}"
 
 
 def common_length(one: Sequence[object], other: Sequence[object]) -> int:

@@ -18,12 +18,16 @@ _FAULTS = frozenset({"TEMPLATE_ERROR", "NO_TEMPLATE"})
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """What became of one conversation: passed, failed with its first difference, or not checked with the reason."""
+    """What became of one conversation: passed, failed with its first difference, or not checked with the reason.
+
+    `code` is a reason code of docs/templates.md where the cause is known.
+    """
 
     conversation: str
     group: str
     outcome: Outcome
     detail: str = ""
+    code: str = ""
 
 
 def cell(conversation: Conversation, difference: str) -> Cell:
@@ -38,13 +42,13 @@ def unanswered(conversation: Conversation, reference: object, engine: object) ->
     A conversation that the reference refuses has nothing to be equal to: when the engine refuses it too they agree, else
     it is not checked. An engine that trips over the template has failed; one that lacks the question is not checked.
     """
-    outcome, detail = Outcome.PASSED, ""
+    outcome, detail, code = Outcome.PASSED, "", ""
     if isinstance(engine, NotSupported) and not isinstance(reference, NotSupported):
         outcome = Outcome.FAILED if engine.code in _FAULTS else Outcome.NOT_CHECKED
-        detail = f"{engine.code}: {engine.detail}"
+        detail, code = f"{engine.code}: {engine.detail}", engine.code
     elif isinstance(reference, NotSupported) and not isinstance(engine, NotSupported):
         outcome, detail = Outcome.NOT_CHECKED, f"the reference refuses it ({reference.detail})"
-    return Cell(conversation=conversation.id, group=conversation.group, outcome=outcome, detail=detail)
+    return Cell(conversation=conversation.id, group=conversation.group, outcome=outcome, detail=detail, code=code)
 
 
 def row_check(cells: tuple[Cell, ...], *, subject: str, engine: str, name: str) -> Check:

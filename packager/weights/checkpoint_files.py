@@ -47,8 +47,22 @@ def write_checkpoint_files(base: Checkpoint, dtype: Dtype, chat_template: str | 
     if base.license_file is not None:
         written.append(_copy(base.license_file, output / base.license_file.name))
     if chat_template is not None:
-        written += _write_template(base, chat_template, output)
+        written += _write_template(base.folder, chat_template, output)
     return tuple(written)
+
+
+def write_tokenizer_files(folder: Path, chat_template: str, output: Path) -> None:
+    """Write what renders and tokenizes a checkpoint's prompts, and nothing of its weights.
+
+    Args:
+        folder: Where the files come from.
+        chat_template: Written to chat_template.jinja and to tokenizer_config.json.
+        output: A folder that exists.
+    """
+    for name in (_CONFIG, *_COPIED):
+        if (folder / name).is_file():
+            _copy(folder / name, output / name)
+    _write_template(folder, chat_template, output)
 
 
 def _write_config(base: Checkpoint, dtype: Dtype, path: Path) -> Path:
@@ -58,11 +72,11 @@ def _write_config(base: Checkpoint, dtype: Dtype, path: Path) -> Path:
     return _write_json(path, config)
 
 
-def _write_template(base: Checkpoint, chat_template: str, output: Path) -> list[Path]:
+def _write_template(folder: Path, chat_template: str, output: Path) -> list[Path]:
     template = output / _TEMPLATE
     with disk_errors(template):
         template.write_text(chat_template, encoding="utf-8", newline="\n")
-    source = base.folder / _TOKENIZER_CONFIG
+    source = folder / _TOKENIZER_CONFIG
     config = dict(read_object(source).values) if source.is_file() else {}
     config["chat_template"] = chat_template
     return [template, _write_json(output / _TOKENIZER_CONFIG, config)]

@@ -32,7 +32,7 @@ from packager.artifacts import Checkpoint
 from packager.errors import InputInvalid, Unsupported
 from packager.formats.gguf import GgmlType, MetadataEntry
 from packager.sources.llama_cpp_tree import LlamaCppTree
-from packager.weights.converter_modules import converter_modules
+from packager.weights.converter_modules import converter_modules, model_class
 from packager.weights.gguf_metadata import metadata_entry
 from packager.weights.merged import MergedTensors
 from packager.weights.tensor_types import ModelFacts, llama_order
@@ -76,10 +76,10 @@ class Conversion:
         self._base = base
         self._tree = tree
         with converter_modules(tree) as gguf:
-            model_class = _model_class(base, merged)
+            made = _model_class(base, merged)
             with _translated(base):
-                f32 = _instance(model_class, base, gguf.LlamaFileType.ALL_F32)
-                self._model = _instance(model_class, base, gguf.LlamaFileType.MOSTLY_F16)
+                f32 = _instance(made, base, gguf.LlamaFileType.ALL_F32)
+                self._model = _instance(made, base, gguf.LlamaFileType.MOSTLY_F16)
                 f32.prepare_tensors()
                 self._model.prepare_tensors()
                 f32.set_gguf_parameters()
@@ -141,28 +141,20 @@ def _first_line(error: Exception) -> str:
 
 
 def _model_class(base: Checkpoint, merged: MergedTensors) -> Any:
-    conversion = sys.modules["conversion"]
+    def index(model: Any) -> dict[str, Callable[[], Any]]:
+        tensors = {}
+        for entry in merged.entries:
+            item = model.filter_tensors((entry.name, _supplier(merged, entry.name)))
+            if item is not None:
+                tensors[item[0]] = item[1]
+        return tensors
+
     try:
         with _translated(base):
-            hparams = conversion.ModelBase.load_hparams(base.folder, False)
-            architecture = conversion.get_model_architecture(hparams, conversion.ModelType.TEXT)
-            found = conversion.get_model_class(architecture)
+            return model_class(base.folder, index)
     except Unsupported as error:
         hint = "Pass --llama-cpp DIR with a newer llama.cpp, or use another base."
         raise Unsupported(f"{base.folder}: llama.cpp does not know {base.architecture}", hint=hint) from error
-
-    class Supplied(conversion.ModelBase):  # type: ignore[misc,name-defined]  # loaded at run time
-        """Stands between the architecture's classes and ModelBase, so that their own `index_tensors` still apply."""
-
-        def index_tensors(self, remote_hf_model_id: str | None = None) -> dict[str, Callable[[], Any]]:
-            tensors = {}
-            for entry in merged.entries:
-                item = self.filter_tensors((entry.name, _supplier(merged, entry.name)))
-                if item is not None:
-                    tensors[item[0]] = item[1]
-            return tensors
-
-    return type(found.__name__, (found, Supplied), {"model_arch": found.model_arch})
 
 
 def _facts(writer: Any) -> ModelFacts:
@@ -204,9 +196,9 @@ class _Source:
         return self.merged.whole(self.name)
 
 
-def _instance(model_class: Any, base: Checkpoint, file_type: Any) -> Any:
+def _instance(made: Any, base: Checkpoint, file_type: Any) -> Any:
     with torch.inference_mode():
-        return model_class(base.folder, file_type, Path("model.gguf"))
+        return made(base.folder, file_type, Path("model.gguf"))
 
 
 def _paired(base: Checkpoint, f32: dict[str, Any], f16: dict[str, Any]) -> tuple[ConvertedTensor, ...]:

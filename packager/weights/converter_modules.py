@@ -10,10 +10,11 @@ import importlib
 import logging
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from packager.errors import ToolMissing
 from packager.sources.llama_cpp_tree import LlamaCppTree
@@ -52,6 +53,32 @@ def converter_modules(tree: LlamaCppTree) -> Iterator[ModuleType]:
             _loaded[tree.path] = _take_modules()
             sys.modules.update(kept)
             sys.path[:] = kept_path
+
+
+def model_class(folder: Path, index: Callable[[Any], dict[str, Callable[[], Any]]]) -> Any:
+    """Give the converter's class for a folder's architecture, reading its tensors from `index` instead of from files.
+
+    Only inside `converter_modules`.
+
+    Args:
+        folder: The Hugging Face folder; its config.json names the architecture.
+        index: Called with the model, gives every tensor's name and what loads it.
+
+    Raises:
+        NotImplementedError: The converter does not know the architecture.
+    """
+    conversion: Any = sys.modules["conversion"]
+    hparams = conversion.ModelBase.load_hparams(folder, False)
+    architecture = conversion.get_model_architecture(hparams, conversion.ModelType.TEXT)
+    found = conversion.get_model_class(architecture)
+
+    class Supplied(conversion.ModelBase):  # type: ignore[misc]  # loaded at run time
+        """Stands between the architecture's classes and ModelBase, so that their own `index_tensors` still apply."""
+
+        def index_tensors(self, remote_hf_model_id: str | None = None) -> dict[str, Callable[[], Any]]:
+            return index(self)
+
+    return type(found.__name__, (found, Supplied), {"model_arch": found.model_arch})
 
 
 def _take_modules() -> dict[str, ModuleType]:

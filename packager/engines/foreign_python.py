@@ -1,0 +1,52 @@
+"""The Python of another environment: vLLM and LMDeploy each bring a torch of their own and cannot live in this one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from packager.errors import ToolMissing
+
+
+def find_python(package: str, variable: str) -> Path:
+    """Give the interpreter of the environment that a package is installed in.
+
+    The variable decides; then the program of that name on PATH; then what `scripts/install-engines` made.
+
+    Args:
+        package: Name of the package and of its program, for example `vllm`.
+        variable: Environment variable that names the program, or the environment's folder.
+
+    Raises:
+        ToolMissing: It is not installed, or the variable names something else.
+    """
+    named = os.environ.get(variable)
+    if named:
+        found = _beside(Path(named))
+        if found is None:
+            raise ToolMissing(
+                f"{variable}={named}: no Python environment with {package}",
+                hint=f"Set it to the folder of the environment, or to the program {package} in it.",
+            )
+        return found
+    program = shutil.which(package)
+    if program is not None and (found := _beside(Path(program))):
+        return found
+    cache = Path(os.environ.get("PACKAGER_CACHE") or user_cache_path("packager"))
+    for folder in sorted(cache.glob(f"{package}-*"), reverse=True):
+        if found := _beside(folder):
+            return found
+    raise ToolMissing(f"{package} is not installed", hint=f"pip install {package}, or set {variable} to where it is.")
+
+
+def _beside(place: Path) -> Path | None:
+    """Give the interpreter of an environment's folder, or the one beside a program in it."""
+    folders = (place / "bin", place / "Scripts") if place.is_dir() else (place.resolve().parent, place.parent)
+    for folder in folders:
+        for name in ("python", "python3", "python.exe"):
+            if (folder / name).is_file() and any(folder.parent.glob("**/site-packages")):
+                return folder / name
+    return None

@@ -1,0 +1,179 @@
+"""Conversations of the user's own, in the forms that trainers read: OpenAI messages, ShareGPT, Alpaca.
+
+Worked example, one line each of a `.jsonl` file:
+    {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
+    {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}], "system": "Be brief."}
+    {"instruction": "Translate", "input": "Bonjour", "output": "Hello", "history": [["a question", "its answer"]]}
+
+A last turn of the assistant is the answer that was expected; it is left out, so that each conversation asks for one.
+
+Source: LLaMA-Factory 0.9.5, data/README.md and src/llamafactory/data/converter.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packager.artifacts import Conversation, Message
+from packager.errors import InputInvalid
+
+GROUP = "USER"
+LINE_LIMIT_BYTES = 4 << 20
+MOST_CONVERSATIONS = 200  # a template has shown what it does by then
+_ROLES = {
+    "system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "model": "assistant"
+}  # fmt: skip
+_FORMS = "messages (OpenAI), conversations (ShareGPT) or instruction (Alpaca)"
+_HINT = f"Each line is an object with {_FORMS}; an array becomes lines with: jq -c '.[]' FILE"
+_MOST_SKIPPED = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """A line that was left out, and why."""
+
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversationFile:
+    """What a file holds: conversations of the group USER with ids `line-N`, and the lines that cannot be used."""
+
+    conversations: tuple[Conversation, ...]
+    skipped: tuple[Skipped, ...]
+
+
+def read_conversations(path: Path, *, limit: int = MOST_CONVERSATIONS) -> ConversationFile:
+    """Read the first conversations of a file, one JSON object a line.
+
+    Args:
+        path: The file; UTF-8, blank lines are ignored.
+        limit: How many to read at most.
+
+    Raises:
+        InputInvalid: It cannot be read, a line is no JSON object or too long, or no line can be used.
+    """
+    found: list[Conversation] = []
+    skipped: list[Skipped] = []
+    for number, entry in _objects(path):
+        try:
+            messages = _messages(entry)
+        except _Unusable as error:
+            skipped.append(Skipped(line=number, reason=str(error)))
+        else:
+            found.append(Conversation(id=f"line-{number}", group=GROUP, messages=messages))
+        if len(found) == limit or len(skipped) == _MOST_SKIPPED:
+            break
+    if not found:
+        reason = f"line {skipped[0].line}: {skipped[0].reason}" if skipped else "it is empty"
+        raise InputInvalid(f"{path}: no conversation can be used ({reason})", hint=_HINT)
+    return ConversationFile(conversations=tuple(found), skipped=tuple(skipped))
+
+
+class _Unusable(Exception):
+    """Why a line is no conversation that can be put to an engine."""
+
+
+def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    if path.exists() and not path.is_file():
+        raise InputInvalid(f"{path}: not a file", hint=_HINT)
+    try:
+        with path.open("rb") as file:
+            number = 0
+            while line := file.readline(LINE_LIMIT_BYTES + 1):
+                number += 1
+                if len(line) > LINE_LIMIT_BYTES:
+                    raise InputInvalid(f"{path}: line {number} is longer than {LINE_LIMIT_BYTES} bytes", hint=_HINT)
+                line = line.removeprefix(b"\xef\xbb\xbf").strip()
+                if line:
+                    yield number, _object(path, number, line)
+    except OSError as error:
+        raise InputInvalid(f"{path}: {error.strerror}", hint="Check --conversations.") from error
+
+
+def _object(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        entry = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise InputInvalid(f"{path}: line {number} is not UTF-8 (byte {error.start})") from error
+    except json.JSONDecodeError as error:
+        reason = f"{error.msg}, column {error.colno}"
+        raise InputInvalid(f"{path}: line {number} is not JSON ({reason})", hint=_HINT) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+        raise InputInvalid(f"{path}: line {number} is not JSON ({type(error).__name__})", hint=_HINT) from error
+    if not isinstance(entry, dict):
+        raise InputInvalid(f"{path}: line {number} is no JSON object", hint=_HINT)
+    return entry
+
+
+def _messages(entry: dict[str, Any]) -> tuple[Message, ...]:
+    if entry.get("tools"):
+        raise _Unusable("it declares tools, which are not rendered")
+    if "messages" in entry:
+        turns = _turns(entry, "messages", "role", "content")
+    elif "conversations" in entry:
+        turns = _turns(entry, "conversations", "from", "value")
+    elif "instruction" in entry:
+        turns = _alpaca(entry)
+    else:
+        raise _Unusable(f"it has neither {_FORMS}")
+    system = _text(entry.get("system") or "", "system")
+    if system and turns[:1] and turns[0].role != "system":
+        turns.insert(0, Message(role="system", content=system))
+    while turns and turns[-1].role == "assistant":
+        turns.pop()
+    if not turns or turns[-1].role != "user":
+        raise _Unusable("no turn of a user at its end")
+    return tuple(turns)
+
+
+def _turns(entry: dict[str, Any], key: str, role_key: str, text_key: str) -> list[Message]:
+    items = entry[key]
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise _Unusable(f"{key} is no list of objects")
+    turns = []
+    for item in items:
+        named = item.get(role_key)
+        role = _ROLES.get(named) if isinstance(named, str) else None
+        if role is None:
+            raise _Unusable(f"{role_key} is {_shown(named)}, which is none of {', '.join(_ROLES)}")
+        if item.get("tool_calls"):
+            raise _Unusable("it calls a tool, which is not rendered")
+        turns.append(Message(role=role, content=_text(item.get(text_key), text_key)))
+    return turns
+
+
+def _alpaca(entry: dict[str, Any]) -> list[Message]:
+    history = entry.get("history") or []
+    if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
+        raise _Unusable("history is no list of pairs")
+    turns = [
+        Message(role=role, content=_text(text, "history"))
+        for pair in history
+        for role, text in zip(("user", "assistant"), pair, strict=True)
+    ]
+    instruction, extra = _text(entry["instruction"], "instruction"), _text(entry.get("input", ""), "input")
+    return [*turns, Message(role="user", content="\n".join(part for part in (instruction, extra) if part))]
+
+
+def _text(value: object, key: str) -> str:
+    if isinstance(value, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in value):
+        texts = [part.get("text") for part in value]
+        value = "".join(text for text in texts if isinstance(text, str)) if all(texts) else value
+    if isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value):
+        return value
+    raise _Unusable(f"{key} is {_shown(value)}, which is no text")
+
+
+def _shown(value: object) -> str:
+    """Give a value for a message; of one with parts, only what it is."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return f"a list with a part of type {_shown(value[0].get('type'))}"
+    if isinstance(value, list | dict):
+        return f"a {type(value).__name__}"
+    return repr(value)[:40]

@@ -1,0 +1,134 @@
+"""Cells with their causes. The engines are made of rules, so that every cause can be planted alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from packager.artifacts import Conversation, Message, Outcome
+from packager.engines.engine import NotSupported
+from packager.parity.matrix import Cell
+from packager.parity.template_matrix import Asked, TemplateMatrix, TemplateRow, template_cells
+
+Turns = tuple[Message, ...]
+REFUSED = NotSupported(code="TEMPLATE_ERROR", detail="no")
+SILENT = NotSupported(code="NO_DEBUG_RENDER", detail="too old")
+
+
+def said(*turns: tuple[str, str], name: str = "probe", group: str = "CORE") -> Conversation:
+    return Conversation(id=name, group=group, messages=tuple(Message(role=r, content=c) for r, c in turns))
+
+
+def prompt(turns: Turns) -> str:
+    return "^" + "".join(f"<{turn.role}>{turn.content}|" for turn in turns)
+
+
+def ids(text: str) -> tuple[int, ...]:
+    return tuple(map(ord, text))
+
+
+def reference_render(conversation: Conversation) -> str:
+    return prompt(conversation.messages)
+
+
+def compared(probe: Conversation, engine: Asked) -> Cell:
+    text = reference_render(probe)
+    expected = Asked(prompts=(text,), ids=(ids(text),))
+    (found,) = template_cells((probe,), expected, engine, render=reference_render, piece=chr, stripped_bos="^")
+    return found
+
+
+def text_engine(probe: Conversation, change: Callable[[Turns], Turns]) -> Asked:
+    text = prompt(change(probe.messages))
+    return Asked(prompts=(text,), ids=(ids(text),))
+
+
+def collated(turns: Turns) -> Turns:
+    return (Message(role="user", content="\n\n".join(turn.content for turn in turns)),)
+
+
+def stripped(turns: Turns) -> Turns:
+    return tuple(Message(role=turn.role, content=turn.content.strip()) for turn in turns)
+
+
+def merged(turns: Turns) -> Turns:
+    return (Message(role="user", content=f"{turns[0].content}\n{turns[1].content}"),)
+
+
+def shouted(turns: Turns) -> Turns:
+    return tuple(Message(role=turn.role, content=turn.content.upper()) for turn in turns)
+
+
+@pytest.mark.parametrize(
+    ("probe", "change", "code"),
+    [
+        pytest.param(said(("user", "a"), ("user", "b")), collated, "COLLATE", id="joined"),
+        pytest.param(said(("user", " a ")), stripped, "TRIM", id="stripped"),
+        pytest.param(said(("system", "s"), ("user", "a")), merged, "SYS_MERGE", id="system merged"),
+        pytest.param(said(("user", "a")), shouted, "DIFFERS", id="unknown cause"),
+        pytest.param(said(("user", "a ")), lambda turns: (), "DIFFERS", id="nothing left"),
+    ],
+)
+def test_a_difference_has_the_cause_that_explains_it(
+    probe: Conversation, change: Callable[[Turns], Turns], code: str
+) -> None:
+    found = compared(probe, text_engine(probe, change))
+    assert (found.outcome, found.code) == (Outcome.FAILED, code)
+    assert found.detail.startswith("character ")
+
+
+@pytest.mark.parametrize(
+    ("content", "change", "code"),
+    [
+        ("a", lambda found: (found[0], *found), "BOS_DUP"),
+        ("a", lambda found: found[1:], "BOS_LOST"),
+        ("a", lambda found: (*found[:-1], 7), "TOKENIZER"),
+        ("Cafe\u0301", lambda found: (*found[:-1], 7), "NFC"),
+    ],
+    ids=["BOS twice", "BOS lost", "another token", "decomposed"],
+)
+def test_equal_text_with_other_ids(
+    content: str, change: Callable[[tuple[int, ...]], tuple[int, ...]], code: str
+) -> None:
+    probe = said(("user", content))
+    text = prompt(probe.messages)
+    found = compared(probe, Asked(prompts=(text,), ids=(change(ids(text)),)))
+    assert (found.outcome, found.code) == (Outcome.FAILED, code)
+    assert found.detail.startswith("token ")
+
+
+def test_a_count_that_disagrees_is_a_difference() -> None:
+    probe = said(("user", "a"))
+    text = prompt(probe.messages)
+    found = compared(probe, Asked(prompts=(text,), ids=(ids(text),), counts=(len(text) - 1,)))
+    assert found.outcome is Outcome.FAILED
+    assert f"engine evaluated {len(text) - 1}" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"), [(REFUSED, Outcome.FAILED), (SILENT, Outcome.NOT_CHECKED)], ids=["refused", "silent"]
+)
+def test_an_engine_without_an_answer_keeps_its_own_code(answer: NotSupported, outcome: Outcome) -> None:
+    found = compared(said(("user", "a")), Asked(prompts=(answer,), ids=(answer,)))
+    assert (found.outcome, found.code) == (outcome, answer.code)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "equal"),
+    [
+        ((("CORE", Outcome.PASSED), ("EXT", Outcome.FAILED)), True),
+        ((("CORE", Outcome.PASSED), ("CORE", Outcome.FAILED)), False),
+        ((("CORE", Outcome.NOT_CHECKED), ("EXT", Outcome.PASSED)), False),
+        ((), False),
+    ],
+    ids=["odd one differs", "core differs", "no core one checked", "nothing"],
+)
+def test_equal_means_that_core_was_checked_and_agrees(outcomes: tuple[tuple[str, Outcome], ...], equal: bool) -> None:
+    cells = tuple(Cell(conversation="c", group=group, outcome=outcome) for group, outcome in outcomes)
+    rows = (
+        TemplateRow(engine="a", version="1", cells=cells),
+        TemplateRow(engine="b", version="", not_checked="absent"),
+    )
+    matrix = TemplateMatrix(source="s", original_sha256="0", reference="r", conversations=(), rows=rows)
+    assert matrix.equal is equal

@@ -1,0 +1,114 @@
+"""The proof of a template on the real engines, and with planted mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from packager.artifacts import Outcome
+from packager.chat.probes import core_probes, load_probes
+from packager.chat.walks import random_walks
+from packager.engines.ollama import OllamaServer
+from packager.errors import OllamaFailed
+from packager.events import Advanced, Event, silent
+from packager.formats.checkpoint import read_checkpoint
+from packager.parity.template_matrix import TemplateMatrix, TemplateRow
+from packager.sources.llama_cpp_tree import LlamaCppTree
+from packager.stages.template_check import Column, Served, TemplateCheckJob, check_template
+from packager.stages.templates import TemplatesJob, make_template
+
+
+@pytest.fixture(scope="module")
+def job(tiny: Callable[[str], Path], tree: LlamaCppTree) -> Callable[[str], TemplateCheckJob]:
+    def make(family: str) -> TemplateCheckJob:
+        found = make_template(TemplatesJob(base=read_checkpoint(tiny(family)), adapter=None, template_file=None))
+        template = found.template
+        served = Served(template=template.text, adds_bos=template.adds_bos, lmdeploy=found.lmdeploy.json_text)
+        return TemplateCheckJob(
+            folder=tiny(family),
+            template=template,
+            served=served,
+            conversations=load_probes(),
+            columns=(Column.LLAMA_CPP, Column.OLLAMA),
+            tree=tree,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def connect(ollama_url: str) -> Callable[[], OllamaServer]:
+    return lambda: OllamaServer.connect(ollama_url)
+
+
+def row(matrix: TemplateMatrix, column: Column) -> TemplateRow:
+    return next(each for each in matrix.rows if each.engine == column.value)
+
+
+@pytest.mark.parametrize("family", ["qwen2.5", "qwen3", "llama3.1"])
+def test_llama_cpp_and_ollama_are_equal_on_every_conversation(
+    family: str, job: Callable[[str], TemplateCheckJob], connect: Callable[[], OllamaServer]
+) -> None:
+    steps: list[Event] = []
+    matrix = check_template(job(family), connect, steps.append)
+    assert matrix.equal
+    assert [{cell.outcome for cell in each.cells} for each in matrix.rows] == [{Outcome.PASSED}] * 2
+    assert row(matrix, Column.OLLAMA).version == connect().version
+    assert matrix.reference.startswith("transformers ")
+    last = steps[-1]
+    assert isinstance(last, Advanced)
+    assert len(steps) == last.done == last.total == 3 * len(load_probes())
+
+
+def test_all_four_engines(job: Callable[[str], TemplateCheckJob], connect: Callable[[], OllamaServer]) -> None:
+    everything = replace(job("qwen2.5"), columns=tuple(Column), conversations=core_probes())
+    matrix = check_template(everything, connect, silent)
+    assert [each.not_checked for each in matrix.rows] == ["", "", "", ""]
+    assert {cell.outcome for each in matrix.rows for cell in each.cells} == {Outcome.PASSED}
+    assert row(matrix, Column.LMDEPLOY).version.endswith("with lmdeploy.json")
+
+
+def test_another_template_in_the_engines_is_seen_on_each_of_them(
+    job: Callable[[str], TemplateCheckJob], connect: Callable[[], OllamaServer]
+) -> None:
+    right = job("qwen2.5")
+    wrong = replace(right, served=Served(template=right.template.text.replace("You are Qwen", "You are Qwenn")))
+    for each in check_template(wrong, connect, silent).rows:
+        cells = {cell.conversation: cell for cell in each.cells}
+        assert cells["user"].outcome is Outcome.FAILED
+        assert "Qwenn" in cells["user"].detail
+        assert cells["system-user"].outcome is Outcome.PASSED
+
+
+def test_a_lost_bos_has_its_code(job: Callable[[str], TemplateCheckJob], connect: Callable[[], OllamaServer]) -> None:
+    right = job("llama3.1")
+    without = replace(
+        right, served=replace(right.served, template=right.template.text.replace("bos_token + content", "content"))
+    )
+    assert without.served != right.served
+    matrix = check_template(replace(without, columns=(Column.LLAMA_CPP,)), connect, silent)
+    assert {cell.code for cell in row(matrix, Column.LLAMA_CPP).cells} == {"BOS_LOST"}
+
+
+def test_an_ollama_that_does_not_answer_is_not_checked(job: Callable[[str], TemplateCheckJob]) -> None:
+    def absent() -> OllamaServer:
+        raise OllamaFailed("no Ollama answers here")
+
+    matrix = check_template(job("qwen2.5"), absent, silent)
+    assert matrix.equal
+    assert row(matrix, Column.OLLAMA) == TemplateRow(engine="ollama", version="", not_checked="no Ollama answers here")
+
+
+def test_random_conversations_find_where_tokenizers_differ(
+    job: Callable[[str], TemplateCheckJob], connect: Callable[[], OllamaServer]
+) -> None:
+    walks = replace(job("qwen2.5"), columns=(Column.LLAMA_CPP,), conversations=random_walks(60, 0))
+    found = row(check_template(walks, connect, silent), Column.LLAMA_CPP)
+    decomposed = {walk.id for walk in walks.conversations if any("e\u0301" in turn.content for turn in walk.messages)}
+    by_code = {cell.conversation for cell in found.cells if cell.code == "NFC"}
+    assert by_code
+    assert by_code <= decomposed
+    assert {cell.code for cell in found.cells} <= {"", "NFC", "TOKENIZER"}

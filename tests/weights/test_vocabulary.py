@@ -1,0 +1,82 @@
+"""A tokenizer without its weights, against a whole conversion by llama.cpp's converter with the real torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from packager.artifacts import Quant
+from packager.errors import InputInvalid, Unsupported
+from packager.formats.gguf import MetadataEntry, ValueType, header_bytes, read_gguf
+from packager.sources.llama_cpp_tree import LlamaCppTree
+from packager.weights import vocabulary
+from packager.weights.vocabulary import vocabulary_of_folder, vocabulary_of_gguf
+from tests.made_ggufs import make_ggufs
+
+FROM_TEMPLATE = {"tokenizer.chat_template", "tokenizer.ggml.add_bos_token"}  # a build writes its own
+
+
+def without_template(entries: tuple[MetadataEntry, ...]) -> dict[str, MetadataEntry]:
+    return {entry.key: entry for entry in entries if entry.key not in FROM_TEMPLATE}
+
+
+@pytest.mark.parametrize("family", ["qwen2.5", "qwen3", "llama3.1"])
+def test_it_is_what_a_conversion_writes(
+    family: str, tiny: Callable[[str], Path], tree: LlamaCppTree, tmp_path: Path
+) -> None:
+    made = make_ggufs(tiny(family), None, (Quant.F16,), tmp_path)
+    found = vocabulary_of_folder(tiny(family), tree)
+    assert without_template(found) == without_template(vocabulary_of_gguf(made.ggufs[0].path))
+    (template,) = [entry.value for entry in found if entry.key == "tokenizer.chat_template"]
+    assert template == json.loads((tiny(family) / "tokenizer_config.json").read_text())["chat_template"]
+
+
+def test_what_needs_torch_is_read_with_torch(
+    tiny: Callable[[str], Path], tree: LlamaCppTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+    real = vocabulary._ask
+
+    def fails_without_torch(question: dict[str, str], *arguments: str) -> dict[str, str]:
+        asked.append(arguments)
+        return real(question, *arguments) if arguments else {"failed": "needs a tensor"}
+
+    monkeypatch.setattr(vocabulary, "_ask", fails_without_torch)
+    found = vocabulary_of_folder(tiny("qwen2.5"), tree)
+    monkeypatch.undo()
+    assert asked == [(), ("--torch",)]
+    assert found == vocabulary_of_folder(tiny("qwen2.5"), tree)
+
+
+def test_an_architecture_the_converter_does_not_know(
+    tiny: Callable[[str], Path], tree: LlamaCppTree, tmp_path: Path
+) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(tiny("qwen2.5"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": ["PackyForCausalLM"]}))
+    with pytest.raises(Unsupported, match="PackyForCausalLM"):
+        vocabulary_of_folder(folder, tree)
+
+
+def test_a_damaged_tokenizer(tiny: Callable[[str], Path], tree: LlamaCppTree, tmp_path: Path) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(tiny("qwen2.5"), folder)
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(InputInvalid) as caught:
+        vocabulary_of_folder(folder, tree)
+    assert str(folder) in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_gguf_without_a_tokenizer(tmp_path: Path) -> None:
+    path = tmp_path / "projector.gguf"
+    entry = MetadataEntry(key="general.architecture", type=ValueType.STRING, value="clip")
+    path.write_bytes(header_bytes((entry,), ()))
+    assert read_gguf(path).metadata == (entry,)
+    with pytest.raises(InputInvalid, match=r"projector\.gguf: there is no tokenizer in it"):
+        vocabulary_of_gguf(path)
