@@ -202,6 +202,23 @@ class LmdeployForm:
     reason: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class GoForm:
+    """The Go TEMPLATE for an Ollama that does not run the GGUF's Jinja, or why there is none: one of `text` and `reason`.
+
+    Attributes:
+        text: The TEMPLATE.
+        code: A reason code of docs/templates.md, empty when the form exists.
+        reason: Why there is none.
+        limits: What the form does not hold for, in words; empty when it holds for all roles that alternate.
+    """
+
+    text: str | None
+    code: str = ""
+    reason: str = ""
+    limits: tuple[str, ...] = ()
+
+
 # --- verdicts ----------------------------------------------------------------------------------------------------------
 
 
@@ -284,11 +301,12 @@ class OllamaParameters:
 
 @dataclass(frozen=True, kw_only=True)
 class Modelfile:
-    """What a Modelfile for one GGUF says, as values; `formats.modelfile` gives its text."""
+    """What a Modelfile for one GGUF says, as values; `formats.modelfile` gives its text. `template` is a Go template."""
 
     gguf: str
     parameters: OllamaParameters
     license_text: str | None
+    template: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,9 +79,17 @@ def modelfile_skeleton(architecture: str) -> Skeleton:
     Raises:
         InputInvalid: The installation has no default skeleton.
     """
-    folder = table("modelfiles")
-    for name in (architecture, DEFAULT_SKELETON):
-        path = folder / f"{name}.Modelfile"
-        if _NAME.fullmatch(name) and path.is_file():
-            return Skeleton(name=name, text=path.read_text(encoding="utf-8"))
-    raise InputInvalid(f"{folder}/{DEFAULT_SKELETON}.Modelfile is missing", hint="Install ollama-packager again.")
+    path = table("modelfiles") / f"{architecture}.Modelfile"
+    return named_skeleton(architecture if _NAME.fullmatch(architecture) and path.is_file() else DEFAULT_SKELETON)
+
+
+def named_skeleton(name: str) -> Skeleton:
+    """Give the Modelfile skeleton of a name.
+
+    Raises:
+        InputInvalid: The installation does not have it.
+    """
+    path = table("modelfiles") / f"{name}.Modelfile"
+    if not path.is_file():
+        raise InputInvalid(f"{path} is missing", hint="Install ollama-packager again.")
+    return Skeleton(name=name, text=path.read_text(encoding="utf-8"))

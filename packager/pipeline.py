@@ -241,7 +241,7 @@ def _register(plan: Plan, ggufs: tuple[Gguf, ...], server: OllamaServer, emit: E
 
 def modelfile_for(plan: Plan, gguf_name: str) -> Modelfile:
     """Give the Modelfile of one GGUF of a plan, as values."""
-    job = ModelfileJob(base=plan.base, template=plan.template.template, gguf_name=gguf_name)
+    job = _modelfile_job(plan, gguf_name)
     return make_modelfile(job).modelfile
 
 
@@ -269,17 +269,21 @@ def verify_once(
 
 
 def _write_modelfile(plan: Plan, quant: Quant, workspace: Workspace, emit: Emit) -> None:
-    job = ModelfileJob(base=plan.base, template=plan.template.template, gguf_name=gguf_name(plan.file_stem, quant))
-    result = make_modelfile(job)
+    result = make_modelfile(_modelfile_job(plan, gguf_name(plan.file_stem, quant)))
     for note in result.notes:
         emit(Noted(stage="modelfile", text=note))
     workspace.once(
         "modelfile",
         key=result,
-        job=lambda staging: Written(files=(write_modelfile(result, staging),)),
+        job=lambda staging: Written(files=write_modelfile(result, staging)),
         kind=Written,
         title=f"Modelfile for {quant.value}",
     )
+
+
+def _modelfile_job(plan: Plan, file_name: str) -> ModelfileJob:
+    found = plan.template
+    return ModelfileJob(base=plan.base, template=found.template, go=found.go, gguf_name=file_name)
 
 
 def tool_versions() -> tuple[str, ...]:

@@ -97,14 +97,14 @@ def modelfile(
     """Write a Modelfile, and give its path."""
     checkpoint, _, found = _read(base, adapter, template_file)
     file_name = gguf.name if gguf is not None else find_ggufs(output)[0].path.name
-    result = make_modelfile(ModelfileJob(base=checkpoint, template=found.template, gguf_name=file_name))
+    result = make_modelfile(ModelfileJob(base=checkpoint, template=found.template, go=found.go, gguf_name=file_name))
     for note in result.notes:
         emit(Noted(stage="modelfile", text=note))
     with Workspace(output, emit=emit) as workspace:
         return workspace.once(
             "modelfile",
             key=result,
-            job=lambda staging: Written(files=(write_modelfile(result, staging),)),
+            job=lambda staging: Written(files=write_modelfile(result, staging)),
             kind=Written,
             title=f"Modelfile for {file_name}",
         ).files
@@ -166,7 +166,13 @@ def _modelfile_of(folder: Path) -> Modelfile:
     path = folder / MODELFILE_NAME
     if not path.is_file():
         raise InputInvalid(f"{path}: missing", hint=f"packager modelfile BASE ADAPTER -o {folder}")
-    return parse_modelfile(path.read_text(encoding="utf-8"))
+    found = parse_modelfile(path.read_text(encoding="utf-8"))
+    if found.template is not None:
+        raise InputInvalid(
+            f"{path}: TEMPLATE has no place in it: models are registered with the GGUF's own template",
+            hint="Remove it, or build again with --template FILE.",
+        )
+    return found
 
 
 def _recommended(parameters: Modelfile, ggufs: tuple[Gguf, ...]) -> Quant:

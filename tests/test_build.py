@@ -63,7 +63,15 @@ def test_the_folder_holds_what_the_readme_promises(built: tuple[Path, Finished])
     out, _ = built
     names = {path.name for path in out.iterdir()}
     assert {f"{NAME}-135M-{quant}.gguf" for quant in ("F16", "Q8_0", "Q4_K_M")} <= names
-    assert {"Modelfile", "chat_template.jinja", "lmdeploy.json", "serve.txt", "report.json"} <= names
+    assert {
+        "Modelfile",
+        "Modelfile.legacy",
+        "ollama.gotmpl",
+        "chat_template.jinja",
+        "lmdeploy.json",
+        "serve.txt",
+        "report.json",
+    } <= names
 
 
 def test_the_report_can_be_read_back_and_names_no_path(built: tuple[Path, Finished], base: Path) -> None:

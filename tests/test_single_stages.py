@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from packager.artifacts import Gguf
 from packager.formats.checkpoint import read_checkpoint
 from packager.formats.gguf import read_gguf
 from packager.formats.modelfile import parse_modelfile
@@ -98,7 +100,7 @@ def test_template_and_modelfile_give_the_files_of_a_build(
     gguf = next(whole.glob("*.gguf"))
     finished = run_packager("modelfile", base, adapter, "-o", parts, "--gguf", gguf)
     assert finished.code == 0, finished.err
-    for name in ("chat_template.jinja", "serve.txt", "Modelfile"):
+    for name in ("chat_template.jinja", "ollama.gotmpl", "serve.txt", "Modelfile", "Modelfile.legacy"):
         assert (parts / name).read_bytes() == (whole / name).read_bytes()
     modelfile = parse_modelfile((parts / "Modelfile").read_text())
     assert Path(modelfile.gguf).name == gguf.name
@@ -120,6 +122,14 @@ def test_a_folder_that_is_no_build_is_refused(command: str, tmp_path: Path, tiny
     finished = run_packager(command, tmp_path / "nothing", *extra)
     assert finished.code == 3
     assert str(tmp_path / "nothing") in error_lines(finished)[0]
+
+
+def test_a_template_in_the_modelfile_is_not_ignored_but_refused(chat_gguf: Gguf, tmp_path: Path) -> None:
+    shutil.copy(chat_gguf.path, tmp_path)
+    (tmp_path / "Modelfile").write_text(f"FROM ./{chat_gguf.path.name}\nTEMPLATE {{{{ .Prompt }}}}\n")
+    finished = run_packager("register", tmp_path, "--name", "packy")
+    assert finished.code == 3
+    assert "Modelfile: TEMPLATE has no place in it" in error_lines(finished)[0]
 
 
 def test_a_template_named_by_the_user_is_the_one_in_the_gguf(tiny: Callable[[str], Path], tmp_path: Path) -> None:

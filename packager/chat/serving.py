@@ -10,6 +10,7 @@ import shlex
 CHECKPOINT = "hf"  # where `packager merge BASE ADAPTER -o hf` puts the checkpoint that these engines read
 TEMPLATE_FILE = "chat_template.jinja"
 LMDEPLOY_FILE = "lmdeploy.json"
+GO_FILE = "ollama.gotmpl"
 COMMANDS_FILE = "serve.txt"
 
 

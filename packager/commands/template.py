@@ -8,7 +8,7 @@ import click
 
 from packager.commands import options
 
-ENGINES = ("llama.cpp", "ollama", "vllm", "lmdeploy")
+ENGINES = ("llama.cpp", "ollama", "ollama-go", "vllm", "lmdeploy")
 
 
 @click.group(short_help="Show, prove, convert and compare chat templates.")

@@ -19,14 +19,14 @@ from packager.formats.modelfile_parser import Command, dropped_characters, parse
 
 # The instructions alone, for callers without a skeleton of modelfiles/.
 PLAIN_SKELETON = (
-    "FROM $gguf\n"
+    "FROM $gguf\nTEMPLATE $template\n"
     + "".join(f"PARAMETER {field.name} ${field.name}\n" for field in fields(OllamaParameters))
     + "LICENSE $license\n"
 )
 _PLACEHOLDER = re.compile(r"\$([a-z_]+)")
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 _DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_NAMES = {"FROM": "model", "PARAMETER stop": "stop", "LICENSE": "license"}
+_NAMES = {"FROM": "model", "TEMPLATE": "template", "PARAMETER stop": "stop", "LICENSE": "license"}
 _WHOLE_NAMES = ("num_ctx", "top_k")
 
 
@@ -57,16 +57,19 @@ def parse_modelfile(text: str) -> Modelfile:
     """Give the values of a Modelfile.
 
     Raises:
-        InputInvalid: Not a Modelfile, or it has an instruction that `Modelfile` has no place for (TEMPLATE, SYSTEM, ...).
+        InputInvalid: Not a Modelfile, or it has an instruction that `Modelfile` has no place for (SYSTEM, ADAPTER, ...).
     """
     gguf: str | None = None
     license_text: str | None = None
+    template: str | None = None
     parameters: dict[str, str] = {}
     stops: list[str] = []
     for command in parse_commands(text):
         match command.name:
             case "model":
                 gguf = command.args.removeprefix("./")
+            case "template" if template is None:
+                template = command.args
             case "license" if license_text is None:
                 license_text = command.args
             case "stop":
@@ -93,6 +96,7 @@ def parse_modelfile(text: str) -> Modelfile:
             repeat_penalty=real.get("repeat_penalty"),
         ),
         license_text=license_text,
+        template=template,
     )
 
 
@@ -105,6 +109,7 @@ def _values_by_name(modelfile: Modelfile) -> dict[str, tuple[_Value, ...]]:
     values = {
         "gguf": (_Value(form=gguf),),
         "stop": tuple(_stop(stop) for stop in parameters.stop),
+        "template": () if modelfile.template is None else (_template(modelfile.template),),
         "license": () if modelfile.license_text is None else (_license(modelfile.license_text),),
     }
     for name in _parameter_names():
@@ -120,6 +125,12 @@ def _values_by_name(modelfile: Modelfile) -> dict[str, tuple[_Value, ...]]:
 def _stop(text: str) -> _Value:
     form = _first_exact("PARAMETER stop", _quoted(text), text)
     remark = "" if form else f"Not carried, because Ollama's parser would change it: the stop {text!a}."
+    return _Value(form=form, remark=remark)
+
+
+def _template(text: str) -> _Value:
+    form = _first_exact("TEMPLATE", _quoted(text), text)
+    remark = "" if form else "Not carried, because Ollama's parser would change it: the template."
     return _Value(form=form, remark=remark)
 
 

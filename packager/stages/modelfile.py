@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from packager import catalog
-from packager.artifacts import ChatTemplate, Checkpoint, Modelfile, OllamaParameters
+from packager.artifacts import ChatTemplate, Checkpoint, GoForm, Modelfile, OllamaParameters
 from packager.errors import InputInvalid
 from packager.formats.modelfile import parse_modelfile, render_modelfile
 from packager.formats.text_file import write_text
 
 FILE_NAME = "Modelfile"
+LEGACY_NAME = "Modelfile.legacy"
+LEGACY_SKELETON = "legacy"
 # More than Ollama's own default of 4096, and still affordable: the cache of a 7B model at 8192 tokens takes about 1 GB.
 CONTEXT_LIMIT_TOKENS = 8192
 LICENSE_LIMIT_BYTES = 1 << 20
@@ -19,19 +21,24 @@ LICENSE_LIMIT_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class ModelfileJob:
-    """A base, the template of the build, and the file name of the GGUF that lies beside the Modelfile."""
+    """A base, the template of the build with its Go form, and the file name of the GGUF that lies beside the Modelfile."""
 
     base: Checkpoint
     template: ChatTemplate
+    go: GoForm
     gguf_name: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelfileResult:
-    """The values for Ollama's API, the text for people, and what should be known about them, one line each."""
+    """The values for Ollama's API, the text for people, and what should be known about them, one line each.
+
+    `legacy_text` is the text for an Ollama before 0.30, None where the template has no Go form.
+    """
 
     modelfile: Modelfile
     text: str
+    legacy_text: str | None
     notes: tuple[str, ...]
 
 
@@ -57,12 +64,20 @@ def make_modelfile(job: ModelfileJob) -> ModelfileResult:
         license_text=_license_text(base),
     )
     text = render_modelfile(modelfile, catalog.modelfile_skeleton(base.architecture).text)
-    return ModelfileResult(modelfile=modelfile, text=text, notes=_notes(base, modelfile, text))
+    legacy = None
+    if job.go.text is not None:
+        legacy = render_modelfile(
+            replace(modelfile, template=job.go.text), catalog.named_skeleton(LEGACY_SKELETON).text
+        )
+    return ModelfileResult(modelfile=modelfile, text=text, legacy_text=legacy, notes=_notes(base, modelfile, text))
 
 
-def write_modelfile(result: ModelfileResult, output: Path) -> Path:
-    """Write `Modelfile` into an existing folder and give its path."""
-    return write_text(output / FILE_NAME, result.text)
+def write_modelfile(result: ModelfileResult, output: Path) -> tuple[Path, ...]:
+    """Write `Modelfile`, and `Modelfile.legacy` where there is one, into an existing folder and give their paths."""
+    written = [write_text(output / FILE_NAME, result.text)]
+    if result.legacy_text is not None:
+        written.append(write_text(output / LEGACY_NAME, result.legacy_text))
+    return tuple(written)
 
 
 def _license_text(base: Checkpoint) -> str | None:

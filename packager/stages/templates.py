@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from packager.artifacts import Adapter, ChatTemplate, Checkpoint, LmdeployForm, Message
+from packager.artifacts import Adapter, ChatTemplate, Checkpoint, GoForm, LmdeployForm, Message
 from packager.chat import serving
 from packager.chat.canonical import Canonical, canonicalise
 from packager.chat.choose import choose_original
+from packager.chat.go_template import go_form
 from packager.chat.lmdeploy import lmdeploy_form
 from packager.chat.probes import load_probes
 from packager.chat.render import Renderer, RenderRefused
@@ -33,6 +34,7 @@ class TemplateResult:
     Attributes:
         template: The canonical template.
         lmdeploy: LMDeploy's JSON form, or why there is none.
+        go: The Go TEMPLATE for an Ollama before 0.30, or why there is none.
         prepare_command: Makes the `hf` checkpoint that the two commands below serve.
         vllm_command: Serves it with vLLM.
         lmdeploy_command: Serves it with LMDeploy.
@@ -41,6 +43,7 @@ class TemplateResult:
 
     template: ChatTemplate
     lmdeploy: LmdeployForm
+    go: GoForm
     prepare_command: str
     vllm_command: str
     lmdeploy_command: str
@@ -68,6 +71,7 @@ def make_template(job: TemplatesJob) -> TemplateResult:
         lmdeploy = lmdeploy_form(
             reference, probes, stops=stops.texts, double_bos=tokens.adds_bos and not canonical.leading_bos
         )
+        go = go_form(reference, probes, bos=tokens.bos_token or "")
     template = ChatTemplate(
         source=original.source,
         original_sha256=canonical.original_sha256,
@@ -79,6 +83,7 @@ def make_template(job: TemplatesJob) -> TemplateResult:
     return TemplateResult(
         template=template,
         lmdeploy=lmdeploy,
+        go=go,
         prepare_command=serving.prepare_command(job.base.name, job.adapter.name if job.adapter else None),
         vllm_command=serving.vllm_command(job.base.architecture),
         lmdeploy_command=serving.lmdeploy_command(has_json=lmdeploy.json_text is not None),
@@ -87,7 +92,7 @@ def make_template(job: TemplatesJob) -> TemplateResult:
 
 
 def write_templates(result: TemplateResult, output: Path) -> tuple[Path, ...]:
-    """Write `chat_template.jinja`, `serve.txt` with the commands of other engines, and `lmdeploy.json` where there is one.
+    """Write `chat_template.jinja`, `serve.txt` with the commands of other engines, and the forms that there are.
 
     Args:
         result: What `make_template` gave.
@@ -102,6 +107,8 @@ def write_templates(result: TemplateResult, output: Path) -> tuple[Path, ...]:
     ]
     if result.lmdeploy.json_text is not None:
         written.append(write_text(output / serving.LMDEPLOY_FILE, result.lmdeploy.json_text))
+    if result.go.text is not None:
+        written.append(write_text(output / serving.GO_FILE, result.go.text + "\n"))
     return tuple(written)
 
 
@@ -118,6 +125,9 @@ def _commands(result: TemplateResult) -> str:
     ]
     if result.lmdeploy.json_text is None:
         lines += ["", f"# There is no lmdeploy.json ({result.lmdeploy.code}): {result.lmdeploy.reason}"]
+    if result.go.text is None:
+        lines += ["", f"# There is no {serving.GO_FILE} for Ollama before 0.30 ({result.go.code}): {result.go.reason}"]
+    lines += [f"# {serving.GO_FILE} does not hold for {limit}." for limit in result.go.limits]
     return "\n".join(lines) + "\n"
 
 

@@ -51,6 +51,15 @@ def test_law_parse_of_render_is_the_value(value: Modelfile, skeleton: str) -> No
     assert parse_modelfile(render_modelfile(value, skeleton)) == value
 
 
+@given(
+    carried.filter(lambda text: '"' not in text),
+    st.sampled_from([PLAIN_SKELETON, catalog.named_skeleton("legacy").text]),
+)
+def test_law_holds_for_a_template(template: str, skeleton: str) -> None:
+    value = Modelfile(gguf="m.gguf", parameters=OllamaParameters(), license_text=None, template=template)
+    assert parse_modelfile(render_modelfile(value, skeleton)) == value
+
+
 @given(stop=st.text(max_size=20), license_text=st.text(max_size=40))
 def test_law_what_is_not_carried_is_said(stop: str, license_text: str) -> None:
     value = modelfile(stop=(stop,), license_text=license_text)
@@ -175,7 +184,7 @@ def test_fixed_lines_of_a_skeleton_stay() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("FROM x\nTEMPLATE y\n", "template has no place"),
+        ("FROM x\nTEMPLATE y\nTEMPLATE z\n", "template has no place"),
         ("FROM x\nSYSTEM y\n", "system has no place"),
         ("FROM x\nPARAMETER seed 1\n", "seed has no place"),
         ("FROM x\nLICENSE a\nLICENSE b\n", "license has no place"),
@@ -184,7 +193,7 @@ def test_fixed_lines_of_a_skeleton_stay() -> None:
         ("FROM x\nPARAMETER top_p high\n", "top_p is 'high', expected a number"),
         ("FROM x\nPARAMETER top_p nan\n", "expected a number"),
     ],
-    ids=["template", "system", "other parameter", "second licence", "no number", "underscore", "no real", "nan"],
+    ids=["second template", "system", "other parameter", "second licence", "no number", "underscore", "no real", "nan"],
 )
 def test_what_has_no_place_is_refused_by_name(text: str, message: str) -> None:
     with pytest.raises(InputInvalid, match=message):

@@ -1,21 +1,29 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from packager import codec
-from packager.artifacts import ChatTemplate, Checkpoint, Dtype, Sampling
+from packager.artifacts import ChatTemplate, Checkpoint, Dtype, GoForm, Message, Sampling
+from packager.engines.ollama import OllamaServer
 from packager.errors import InputInvalid
 from packager.formats.checkpoint import read_checkpoint
 from packager.formats.modelfile import parse_modelfile
+from packager.sources.llama_cpp_tree import LlamaCppTree
 from packager.stages.modelfile import ModelfileJob, ModelfileResult, make_modelfile, write_modelfile
+from packager.weights.probe_gguf import write_probe
+from packager.weights.vocabulary import vocabulary_of_folder
 
 TEMPLATE = ChatTemplate(
     source="test", original_sha256="0" * 64, text="", pins=(), stops=("<|im_end|>", "<|endoftext|>"), adds_bos=False
 )
+GO = GoForm(text=r'{{- range .Messages }}{{- "<\"\n" }}{{- .Content }}' + "\n" + r'{{- end }}{{- ">\"" }}')
+NO_GO = GoForm(text=None, code="POSITION", reason="rounds are numbered")
 BASE = Checkpoint(
     folder=Path("base"), name="base", architecture="Qwen2ForCausalLM", dtype=Dtype.BFLOAT16, hidden_size=64, layers=2,
     vocab_size=100, context_tokens=32768, ties_embeddings=True, eos_token_ids=(1,),
@@ -26,7 +34,7 @@ BASE = Checkpoint(
 
 def made(**changes: object) -> ModelfileResult:
     base = dataclasses.replace(BASE, **changes)  # type: ignore[arg-type]
-    return make_modelfile(ModelfileJob(base=base, template=TEMPLATE, gguf_name="m-Q8_0.gguf"))
+    return make_modelfile(ModelfileJob(base=base, template=TEMPLATE, go=GO, gguf_name="m-Q8_0.gguf"))
 
 
 def test_values_come_from_the_base_and_the_template() -> None:
@@ -103,7 +111,7 @@ def test_a_licence_that_cannot_be_read_is_named(tmp_path: Path, content: bytes |
 
 def test_write_puts_the_text_into_modelfile(tmp_path: Path) -> None:
     result = made()
-    assert write_modelfile(result, tmp_path) == tmp_path / "Modelfile"
+    assert write_modelfile(result, tmp_path) == (tmp_path / "Modelfile", tmp_path / "Modelfile.legacy")
     assert (tmp_path / "Modelfile").read_text() == result.text
 
 
@@ -114,6 +122,36 @@ def test_a_result_has_a_json_form() -> None:
 
 @pytest.mark.parametrize("family", ["qwen2.5", "llama3.1"])
 def test_a_real_checkpoint_gives_a_modelfile(tiny: Callable[[str], Path], family: str) -> None:
-    result = make_modelfile(ModelfileJob(base=read_checkpoint(tiny(family)), template=TEMPLATE, gguf_name="m.gguf"))
+    result = make_modelfile(
+        ModelfileJob(base=read_checkpoint(tiny(family)), template=TEMPLATE, go=NO_GO, gguf_name="m.gguf")
+    )
     assert result.modelfile.parameters.num_ctx == 4096
     assert parse_modelfile(result.text) == result.modelfile
+
+
+def test_the_legacy_text_says_the_same_and_the_template() -> None:
+    result = made()
+    assert result.legacy_text is not None
+    assert parse_modelfile(result.legacy_text) == dataclasses.replace(result.modelfile, template=GO.text)
+
+
+def test_without_a_go_form_there_is_no_legacy_file(tmp_path: Path) -> None:
+    result = make_modelfile(ModelfileJob(base=BASE, template=TEMPLATE, go=NO_GO, gguf_name="m.gguf"))
+    assert result.legacy_text is None
+    assert write_modelfile(result, tmp_path) == (tmp_path / "Modelfile",)
+
+
+def test_ollama_itself_makes_the_model_from_the_legacy_file(
+    tiny: Callable[[str], Path], tree: LlamaCppTree, ollama_executable: Path, ollama_url: str, tmp_path: Path
+) -> None:
+    write_probe(tmp_path / "m-Q8_0.gguf", vocabulary_of_folder(tiny("qwen2.5"), tree), template=None)
+    write_modelfile(made(), tmp_path)
+    create = [ollama_executable, "create", "legacy-file", "-f", tmp_path / "Modelfile.legacy"]
+    subprocess.run(create, env={**os.environ, "OLLAMA_HOST": ollama_url}, capture_output=True, check=True)
+    server = OllamaServer.connect(ollama_url)
+    turns = (Message(role="system", content="S"), Message(role="user", content="a"))
+    rendered = server.render("legacy-file", turns)
+    stored = dict(server.show("legacy-file").parameters)
+    server.delete("legacy-file")
+    assert rendered == '<"\nS<"\na>"'
+    assert stored["stop"] == TEMPLATE.stops

@@ -156,7 +156,7 @@ def test_no_template_is_unsupported(read: Callable[[str], Checkpoint]) -> None:
 def test_commands_name_the_files_that_are_written(read: Callable[[str], Checkpoint], tmp_path: Path) -> None:
     found = make(read("qwen2.5"))
     written = write_templates(found, tmp_path)
-    assert {path.name for path in written} == {"chat_template.jinja", "lmdeploy.json", "serve.txt"}
+    assert {path.name for path in written} == {"chat_template.jinja", "lmdeploy.json", "ollama.gotmpl", "serve.txt"}
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in written}
     assert "--chat-template chat_template.jinja" in found.vllm_command
     assert found.lmdeploy_command.endswith("--chat-template lmdeploy.json")
@@ -170,7 +170,11 @@ def test_commands_name_the_files_that_are_written(read: Callable[[str], Checkpoi
 def test_without_a_json_form_the_commands_say_why(read: Callable[[str], Checkpoint], tmp_path: Path) -> None:
     found = make(read("qwen3"))
     written = write_templates(found, tmp_path)
-    assert {path.name for path in written} == {"chat_template.jinja", "serve.txt"}
+    assert {path.name for path in written} == {"chat_template.jinja", "ollama.gotmpl", "serve.txt"}
+    assert (
+        "ollama.gotmpl does not hold for answers in the history that have </think>"
+        in (tmp_path / "serve.txt").read_text()
+    )
     text = (tmp_path / "serve.txt").read_text()
     assert "NO_DEFAULT_SYS" in text
     assert found.lmdeploy.reason in text

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from packager.artifacts import Check, Gguf, Outcome, Quant, Registered, Verdict
+from packager.artifacts import Check, Gguf, GoForm, Outcome, Quant, Registered, Verdict
 from packager.chat.probes import core_probes, load_probes
 from packager.engines.ollama import OllamaServer
 from packager.errors import ToolMissing
@@ -24,6 +24,8 @@ from packager.stages.register import RegisterJob, register
 from packager.stages.verify import VerifyJob, verify
 from tests.made_ggufs import Made, make_ggufs
 from tests.ollama_server import running_ollama
+
+NO_GO = GoForm(text=None, code="POSITION", reason="not asked for")
 
 EMBEDDED = ("prompts", "token ids", "distribution", "first token", "answers")
 SERVED = ("stored model", "prompts", "token ids", "first token", "answers")
@@ -54,7 +56,7 @@ def registered(made: Made, name: str, server: OllamaServer) -> tuple[Registered,
             RegisterJob(
                 gguf=gguf,
                 modelfile=make_modelfile(
-                    ModelfileJob(base=made.base, template=made.template, gguf_name=gguf.path.name)
+                    ModelfileJob(base=made.base, template=made.template, go=NO_GO, gguf_name=gguf.path.name)
                 ).modelfile,
                 name=ModelName.parse(name).with_tag(gguf.quant.value),
                 replace=True,
