@@ -90,6 +90,7 @@ def test_check_of_a_gguf_file_as_it_is(smollm2: Path, ollama_url: str) -> None:
     embedded, served = decode(TemplateMatrix, json.loads(finished.out)).rows[:2]
     assert {cell.outcome.value for cell in embedded.cells} == {"passed"}
     differing = {cell.conversation for cell in served.cells if cell.outcome.value == "failed"}
+    assert {cell.code for cell in served.cells if cell.outcome.value == "failed"} == {"AUTODETECT"}
     assert {"user", "user-assistant-user"} <= differing  # those without a system prompt: SmolLM2's own one is lost
 
 

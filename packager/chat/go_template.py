@@ -42,7 +42,7 @@ def go_form(render: Render, probes: tuple[Conversation, ...], *, bos: str) -> Go
 
 def go_template(model: TurnModel) -> str:
     """Give the TEMPLATE of a model: every text is a quoted string, so that no white space of the layout counts."""
-    parts = [*_definitions(model), '{{- $previous := "" }}', "{{- range .Messages }}"]
+    parts = ['{{- $previous := "" }}', "{{- range .Messages }}"]
     if model.edge(START, SYSTEM) is not None:
         parts += _system(model)
     parts.append(f'{{{{- {"else if" if model.edge(START, SYSTEM) is not None else "if"} eq .Role "user" }}}}')
@@ -54,7 +54,8 @@ def go_template(model: TurnModel) -> str:
         *_remember(model),
         "{{- end }}" + _text(model, USER, END),
     ]
-    return "\n".join(parts)
+    body = "\n".join(parts)
+    return "\n".join([*_definitions(body), body])
 
 
 def _system(model: TurnModel) -> list[str]:
@@ -106,12 +107,17 @@ def _content(left: bool, right: bool) -> str:
     return "{{- .Content }}" if name is None else f'{{{{- template "{name}" .Content }}}}'
 
 
-def _definitions(model: TurnModel) -> list[str]:
-    cuts = {(edge.trims_previous, edge.trims_next) for edge in model.edges}
-    if cuts == {(False, False)}:
-        return []
-    return [_definition("trimleft", "{{- . }}", left=True), _definition("trimright", "{{- . }}", left=False),
-            _definition("trim", '{{- template "trimright" . }}', left=True)]  # fmt: skip
+def _definitions(body: str) -> list[str]:
+    """Give the definitions that a template's body needs; both ends are cut by cutting the left one, then the right one."""
+    both = '{{- template "trim" ' in body
+    found = []
+    if '{{- template "trimleft" ' in body:
+        found.append(_definition("trimleft", "{{- . }}", left=True))
+    if both or '{{- template "trimright" ' in body:
+        found.append(_definition("trimright", "{{- . }}", left=False))
+    if both:
+        found.append(_definition("trim", '{{- template "trimright" . }}', left=True))
+    return found
 
 
 def _definition(name: str, otherwise: str, *, left: bool) -> str:

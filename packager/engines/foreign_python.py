@@ -43,10 +43,20 @@ def find_python(package: str, variable: str) -> Path:
 
 
 def _beside(place: Path) -> Path | None:
-    """Give the interpreter of an environment's folder, or the one beside a program in it."""
+    """Give the interpreter of an environment's folder, or the one that a program is run by."""
+    if place.is_file() and (named := _interpreter(place)):
+        return named
     folders = (place / "bin", place / "Scripts") if place.is_dir() else (place.resolve().parent, place.parent)
     for folder in folders:
         for name in ("python", "python3", "python.exe"):
             if (folder / name).is_file() and any(folder.parent.glob("**/site-packages")):
                 return folder / name
     return None
+
+
+def _interpreter(program: Path) -> Path | None:
+    """Give the Python that a script names in its first line."""
+    with program.open("rb") as file:
+        line = file.readline(1024)
+    path = Path(os.fsdecode(line[2:].strip()))
+    return path if line.startswith(b"#!") and path.name.startswith("python") and path.is_file() else None

@@ -38,7 +38,7 @@ def load(folder: str) -> Any:
     from transformers.utils import logging
 
     logging.set_verbosity_error()
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def version() -> str:

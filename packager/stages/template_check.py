@@ -12,9 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from packager.artifacts import Conversation
+from packager.artifacts import Conversation, Outcome
 from packager.chat.turn_model import alternates
 from packager.engines.ollama import OllamaServer
+from packager.engines.ollama_api import OllamaRefused
 from packager.engines.tokenizer import TokenizerReference
 from packager.errors import PackagerError
 from packager.events import Emit
@@ -28,6 +29,8 @@ __all__ = ["Column", "Served", "TemplateCheckJob", "check_template"]
 
 # Where Ollama takes its prompt from when it is not the GGUF's template, and what that is called.
 _BYPASSED = {"template": "AUTODETECT", "renderer": "RENDERER_FORCED"}
+
+_REFUSED = "REFUSED"
 
 
 def check_template(job: TemplateCheckJob, connect: Callable[[], OllamaServer], emit: Emit) -> TemplateMatrix:
@@ -87,6 +90,12 @@ def _row(
                 piece=reference.piece,
                 stripped_bos=reference.bos_text if column in (Column.OLLAMA, Column.OLLAMA_GO) else "",
             )
+    except OllamaRefused as error:  # it is there and will not take the model: no answer is not what training built
+        cells = tuple(
+            Cell(conversation=p.id, group=p.group, outcome=Outcome.FAILED, detail=error.message, code=_REFUSED)
+            for p in job.conversations
+        )
+        return TemplateRow(engine=column.value, version="", cells=cells)
     except PackagerError as error:
         return TemplateRow(engine=column.value, version="", not_checked=error.message)
     if column is Column.OLLAMA and source in _BYPASSED:

@@ -40,6 +40,16 @@ def test_then_the_program_on_the_path_then_the_cache(tmp_path: Path, monkeypatch
     assert find_python("vllm", "PACKAGER_VLLM") == folder / "bin" / "python"
 
 
+def test_a_program_elsewhere_names_its_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = environment(tmp_path / "mine", "vllm")
+    program = tmp_path / "bin" / "vllm"
+    program.parent.mkdir()
+    program.write_text(f"#!{folder}/bin/python\nimport vllm\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent))
+    assert find_python("vllm", "PACKAGER_VLLM") == folder / "bin" / "python"
+
+
 def test_what_is_not_there_is_said_with_the_way_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ToolMissing, match="vllm is not installed") as caught:
         find_python("vllm", "PACKAGER_VLLM")

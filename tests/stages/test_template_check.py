@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from packager.artifacts import Outcome
+from packager.artifacts import GoForm, Outcome
 from packager.chat.probes import core_probes, load_probes
 from packager.chat.walks import random_walks
 from packager.engines.ollama import OllamaServer
+from packager.engines.ollama_api import OllamaRefused
 from packager.errors import OllamaFailed
 from packager.events import Advanced, Event, silent
 from packager.formats.checkpoint import read_checkpoint
@@ -26,7 +27,9 @@ def job(tiny: Callable[[str], Path], tree: LlamaCppTree) -> Callable[[str], Temp
     def make(family: str) -> TemplateCheckJob:
         found = make_template(TemplatesJob(base=read_checkpoint(tiny(family)), adapter=None, template_file=None))
         template = found.template
-        served = Served(template=template.text, adds_bos=template.adds_bos, lmdeploy=found.lmdeploy.json_text)
+        served = Served(
+            template=template.text, adds_bos=template.adds_bos, lmdeploy=found.lmdeploy.json_text, go=found.go
+        )
         return TemplateCheckJob(
             folder=tiny(family),
             template=template,
@@ -63,10 +66,10 @@ def test_llama_cpp_and_ollama_are_equal_on_every_conversation(
     assert len(steps) == last.done == last.total == 3 * len(load_probes())
 
 
-def test_all_four_engines(job: Callable[[str], TemplateCheckJob], connect: Callable[[], OllamaServer]) -> None:
+def test_every_engine(job: Callable[[str], TemplateCheckJob], connect: Callable[[], OllamaServer]) -> None:
     everything = replace(job("qwen2.5"), columns=tuple(Column), conversations=core_probes())
     matrix = check_template(everything, connect, silent)
-    assert [each.not_checked for each in matrix.rows] == ["", "", "", ""]
+    assert [each.not_checked for each in matrix.rows] == [""] * len(Column)
     assert {cell.outcome for each in matrix.rows for cell in each.cells} == {Outcome.PASSED}
     assert row(matrix, Column.LMDEPLOY).version.endswith("with lmdeploy.json")
 
@@ -102,6 +105,15 @@ def test_an_ollama_that_does_not_answer_is_not_checked(job: Callable[[str], Temp
     assert row(matrix, Column.OLLAMA) == TemplateRow(engine="ollama", version="", not_checked="no Ollama answers here")
 
 
+def test_an_ollama_that_refuses_the_model_has_failed(job: Callable[[str], TemplateCheckJob]) -> None:
+    def refusing() -> OllamaServer:
+        raise OllamaRefused("Ollama refused: unsupported", status=400)
+
+    matrix = check_template(job("qwen2.5"), refusing, silent)
+    assert not matrix.equal
+    assert {(cell.outcome, cell.code) for cell in row(matrix, Column.OLLAMA).cells} == {(Outcome.FAILED, "REFUSED")}
+
+
 def test_random_conversations_find_where_tokenizers_differ(
     job: Callable[[str], TemplateCheckJob], connect: Callable[[], OllamaServer]
 ) -> None:
@@ -112,3 +124,29 @@ def test_random_conversations_find_where_tokenizers_differ(
     assert by_code
     assert by_code <= decomposed
     assert {cell.code for cell in found.cells} <= {"", "NFC", "TOKENIZER"}
+
+
+def test_what_the_go_form_does_not_hold_for_has_its_codes(
+    job: Callable[[str], TemplateCheckJob], connect: Callable[[], OllamaServer]
+) -> None:
+    found = row(check_template(replace(job("qwen3"), columns=(Column.OLLAMA_GO,)), connect, silent), Column.OLLAMA_GO)
+    codes = {cell.conversation: cell.code for cell in found.cells if cell.outcome is Outcome.FAILED}
+    assert codes == {"two-users": "COLLATE", "system-in-the-middle": "ROLES", "think-in-history": "LIMIT"}
+
+
+@pytest.mark.parametrize(
+    ("go", "reason"),
+    [
+        (None, "only a checkpoint's template has a Go form"),
+        (GoForm(text=None, code="POSITION", reason="rounds are numbered"), "POSITION: there is no Go form, rounds are"),
+    ],
+    ids=["not asked for", "none"],
+)
+def test_without_a_go_form_its_column_is_not_checked(
+    go: GoForm | None, reason: str, job: Callable[[str], TemplateCheckJob], connect: Callable[[], OllamaServer]
+) -> None:
+    right = job("qwen2.5")
+    without = replace(right, served=replace(right.served, go=go), columns=(Column.LLAMA_CPP, Column.OLLAMA_GO))
+    found = row(check_template(without, connect, silent), Column.OLLAMA_GO)
+    assert found.cells == ()
+    assert found.not_checked.startswith(reason)
