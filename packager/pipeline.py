@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from packager.artifacts import Gguf, Modelfile, Outcome, Quant, Registered, Verdict
@@ -24,9 +23,9 @@ from packager.stages.register import RegisterJob, refuse_taken_name, register
 from packager.stages.templates import TemplateResult, write_templates
 from packager.stages.verify import VerifyJob, verify
 from packager.stages.weights import QuantizeJob, gguf_name, quantize
+from packager.template_gate import require_template_in_ollama
+from packager.tool_versions import tool_versions
 from packager.workspace import Workspace
-
-_ENGINES = ("llama-cpp-python", "gguf", "transformers", "peft", "torch", "ollama-packager")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +79,7 @@ def build(request: BuildRequest, *, gates: Gates | None = None, emit: Emit) -> B
 
     Raises:
         PlanRefused: Something stands in the way; nothing was written.
+        Unsupported: This Ollama would build other prompts than training did; no weights were written.
         OllamaFailed: Ollama refused or died; the files in the build folder are complete.
     """
     plan = make_plan(request)
@@ -91,6 +91,8 @@ def build(request: BuildRequest, *, gates: Gates | None = None, emit: Emit) -> B
         if server is not None and plan.name is not None:
             _refuse_taken_names(plan, plan.name, key, server, workspace)
         write_templates_once(plan.template, workspace, emit)
+        if server is not None and plan.name is not None:
+            require_template_in_ollama(plan, inputs, server, tree, workspace, emit)
         ggufs = write_weights(plan, key, tree, workspace, emit)
         registered = _register(plan, ggufs, server, emit) if server is not None and plan.name is not None else ()
         verdict = None
@@ -284,11 +286,6 @@ def _write_modelfile(plan: Plan, quant: Quant, workspace: Workspace, emit: Emit)
 def _modelfile_job(plan: Plan, file_name: str) -> ModelfileJob:
     found = plan.template
     return ModelfileJob(base=plan.base, template=found.template, go=found.go, gguf_name=file_name)
-
-
-def tool_versions() -> tuple[str, ...]:
-    """Give `name version` of every package that decides what a build writes or finds."""
-    return tuple(f"{name} {version(name)}" for name in _ENGINES)
 
 
 def failed(verdict: Verdict | None) -> bool:

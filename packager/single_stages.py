@@ -23,7 +23,6 @@ from packager.parity.gates import Gates
 from packager.pipeline import (
     Written,
     point_name,
-    tool_versions,
     verify_once,
     weights_key,
     write_templates_once,
@@ -38,6 +37,7 @@ from packager.stages.templates import TemplateResult, TemplatesJob, make_templat
 from packager.stages.verify import VerifyJob
 from packager.stages.weights import MergeJob
 from packager.stages.weights import merge as merge_weights
+from packager.tool_versions import tool_versions
 from packager.workspace import Workspace
 
 

@@ -22,9 +22,10 @@ from packager.events import Event, Noted
 from packager.formats.model_name import ModelName
 from packager.parity.gates import gates_from
 from packager.parity.report import REPORT_NAME
-from packager.pipeline import connect, failed, point_name, recommend, tool_versions, verify_once
+from packager.pipeline import connect, failed, point_name, recommend, verify_once
 from packager.plan import BuildRequest
 from packager.stages.verify import Gates, VerifyJob
+from packager.tool_versions import tool_versions
 from packager.workspace import Workspace
 from tests.engines.ollama_faults import SHOW, Fault, faulty
 

@@ -25,6 +25,8 @@ NATIVE_TEMPLATES = (0, 30, 0)  # the first version that renders the GGUF's own J
 DEBUG_RENDER = (0, 11, 5)  # the first version that shows the prompt it builds
 DEVELOPMENT = (0, 0, 0)  # what a build without a version calls itself
 NOT_FOUND = 404
+# Architectures for which `create` sets a built-in renderer, whatever the model brings (server/create.go, `createModel`).
+_FORCED_RENDERERS = {"Gemma4": "gemma4", "Laguna": "laguna", "NemotronH": "nemotron-3-nano"}
 
 Name = ModelName | str
 Options = Mapping[str, int | float]
@@ -230,6 +232,11 @@ class OllamaServer:
         found = [int(number) for number in re.findall(r"\d+", self.version.partition("-")[0])[:3]]
         numbers = tuple(found + [0] * (3 - len(found)))
         return numbers == DEVELOPMENT or numbers >= minimum
+
+
+def forced_renderer(architecture: str) -> str:
+    """Give the renderer Ollama forces on an architecture by its name in config.json, empty when it forces none."""
+    return next((name for prefix, name in _FORCED_RENDERERS.items() if architecture.startswith(prefix)), "")
 
 
 def _size(path: Path) -> int:

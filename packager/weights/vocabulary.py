@@ -30,6 +30,7 @@ def vocabulary_of_folder(folder: Path, tree: LlamaCppTree) -> tuple[MetadataEntr
     Raises:
         Unsupported: The converter does not know the architecture or the tokenizer.
         InputInvalid: The tokenizer cannot be read.
+        ToolMissing: The converter imports a package for this tokenizer that is not installed.
     """
     with tempfile.TemporaryDirectory(prefix="packager-") as scratch:
         output = Path(scratch) / "vocabulary.gguf"
@@ -37,6 +38,8 @@ def vocabulary_of_folder(folder: Path, tree: LlamaCppTree) -> tuple[MetadataEntr
         answer = _ask(question)
         if answer:
             answer = _ask(question, "--torch")
+        if "missing" in answer:
+            raise ToolMissing(answer["missing"], hint="Install the package that is named, beside packager.")
         if "unsupported" in answer:
             raise Unsupported(f"{folder}: llama.cpp's converter: {answer['unsupported']}")
         if answer:

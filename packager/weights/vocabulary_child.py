@@ -13,6 +13,7 @@ import types
 from pathlib import Path
 from typing import Any, cast
 
+from packager.errors import ToolMissing
 from packager.formats.gguf import MetadataEntry, header_bytes
 from packager.sources.llama_cpp_tree import LlamaCppTree
 from packager.weights.converter_modules import converter_modules, model_class
@@ -61,7 +62,8 @@ def serve(answers: Any) -> None:
             write_vocabulary(**cast("dict[str, str]", json.loads(line)))
         except Exception as error:  # noqa: BLE001  # whatever a tokenizer's code raises is the answer to the question
             text = str(error).strip() or type(error).__name__
-            kind = "unsupported" if isinstance(error, NotImplementedError) else "failed"
+            kinds = {NotImplementedError: "unsupported", ToolMissing: "missing"}
+            kind = next((name for each, name in kinds.items() if isinstance(error, each)), "failed")
             answers.write(json.dumps({kind: text.splitlines()[0]}) + "\n")
         else:
             answers.write("{}\n")

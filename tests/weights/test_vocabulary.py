@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from packager.artifacts import Quant
-from packager.errors import InputInvalid, Unsupported
+from packager.errors import InputInvalid, ToolMissing, Unsupported
 from packager.formats.gguf import MetadataEntry, ValueType, header_bytes, read_gguf
 from packager.sources.llama_cpp_tree import LlamaCppTree
 from packager.weights import vocabulary
@@ -61,6 +61,19 @@ def test_an_architecture_the_converter_does_not_know(
     (folder / "config.json").write_text(json.dumps({**config, "architectures": ["PackyForCausalLM"]}))
     with pytest.raises(Unsupported, match="PackyForCausalLM"):
         vocabulary_of_folder(folder, tree)
+
+
+def test_a_package_that_the_converter_wants_and_that_is_not_there(
+    tiny: Callable[[str], Path], tree: LlamaCppTree, tmp_path: Path
+) -> None:
+    broken = tmp_path / "llama.cpp"
+    shutil.copytree(tree.path, broken)
+    base = broken / "conversion" / "base.py"
+    base.write_text(
+        "import packy_is_not_installed\n" + base.read_text().replace("from __future__ import annotations\n", "")
+    )
+    with pytest.raises(ToolMissing, match="packy_is_not_installed"):
+        vocabulary_of_folder(tiny("qwen2.5"), LlamaCppTree(path=broken, version="broken"))
 
 
 def test_a_damaged_tokenizer(tiny: Callable[[str], Path], tree: LlamaCppTree, tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""Stops a build, before its long part, at an Ollama that would bypass the template or build other prompts from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from packager.artifacts import Outcome
+from packager.chat.probes import CORE, load_probes
+from packager.codec import digest
+from packager.durable import FileDigest
+from packager.engines.ollama import OllamaServer
+from packager.engines.ollama_server import forced_renderer
+from packager.errors import Unsupported
+from packager.events import Emit
+from packager.parity.template_matrix import TemplateMatrix
+from packager.plan import Plan
+from packager.sources.llama_cpp_tree import LlamaCppTree
+from packager.stages.template_check import Column, Served, TemplateCheckJob, check_template
+from packager.tool_versions import tool_versions
+from packager.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProofKey:
+    """Everything that decides what an Ollama makes of a template."""
+
+    inputs: tuple[FileDigest, ...]
+    template: str
+    converter: str
+    server: str
+    versions: tuple[str, ...]
+
+
+def require_template_in_ollama(
+    plan: Plan,
+    inputs: tuple[FileDigest, ...],
+    server: OllamaServer,
+    tree: LlamaCppTree,
+    workspace: Workspace,
+    emit: Emit,
+) -> None:
+    """Stop before the long part when this Ollama would bypass the template or build other prompts from it.
+
+    Raises:
+        Unsupported: With the reason code, the first conversation, and the way out.
+    """
+    out = "Build without registering: --no-register. Every conversation: packager template check BASE ADAPTER"
+    forced = forced_renderer(plan.base.architecture)
+    if forced:
+        raise Unsupported(
+            f"{plan.base.folder}: Ollama uses its renderer {forced} for {plan.base.architecture} and ignores the model's "
+            "chat template (RENDERER_FORCED)",
+            hint=out,
+        )
+    found = plan.template.template
+    job = TemplateCheckJob(
+        folder=plan.base.folder,
+        template=found,
+        served=Served(template=found.text, adds_bos=found.adds_bos),
+        conversations=tuple(probe for probe in load_probes() if probe.group == CORE),
+        columns=(Column.OLLAMA,),
+        tree=tree,
+    )
+    matrix = workspace.once(
+        "template-in-ollama",
+        key=ProofKey(
+            inputs=inputs,
+            template=digest(found),
+            converter=tree.version,
+            server=server.version,
+            versions=tool_versions(),
+        ),
+        job=lambda _: check_template(job, lambda: server, emit),
+        kind=TemplateMatrix,
+        title=f"what Ollama {server.version} makes of the template",
+    )
+    failed = next((c for row in matrix.rows for c in row.cells if c.outcome is Outcome.FAILED), None)
+    if failed is not None:
+        reason = failed.detail.removeprefix(f"{failed.code}: ")
+        raise Unsupported(
+            f"{found.source}: Ollama {server.version} does not build the prompt of training for conversation "
+            f"{failed.conversation} ({failed.code}): {reason}",
+            hint=out,
+        )

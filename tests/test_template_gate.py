@@ -1,0 +1,68 @@
+"""A build stops before its long part at an Ollama that would not build the prompts of training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from packager.artifacts import Quant
+from packager.engines.ollama import OllamaServer
+from packager.engines.ollama_server import forced_renderer
+from packager.errors import Unsupported
+from packager.events import silent
+from packager.plan import BuildRequest, make_plan
+from packager.sources.llama_cpp_tree import LlamaCppTree
+from packager.template_gate import require_template_in_ollama
+from packager.workspace import Workspace
+from tests.run_packager import error_lines, run_packager
+
+# Mistral-Nemo's way to find the messages that are not about tools: jinja2 has this test, llama.cpp has not.
+NO_TOOLS = (
+    "{% for m in messages | selectattr('tool_calls', 'undefined') %}"
+    "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def test_a_template_that_ollama_cannot_run(tiny: Callable[[str], Path], ollama_url: str, tmp_path: Path) -> None:
+    template, out = tmp_path / "nemo.jinja", tmp_path / "out"
+    template.write_text(NO_TOOLS)
+    build = ("build", tiny("qwen2.5"), "-o", out, "--template", template, "--quant", "q8_0", "--no-verify")
+    finished = run_packager(*build, "--name", "gate", ollama=ollama_url)
+    assert finished.code == 12
+    error, hint = error_lines(finished)
+    assert "conversation user (TEMPLATE_ERROR)" in error
+    assert "--no-register" in hint
+    assert not list(out.glob("*.gguf"))
+    assert not OllamaServer.connect(ollama_url).exists("gate:q8_0")
+    assert run_packager(*build, "--no-register").code == 0
+
+
+def test_an_architecture_with_a_renderer_of_ollama_s_own(
+    tiny: Callable[[str], Path], tree: LlamaCppTree, ollama_url: str, tmp_path: Path
+) -> None:
+    plan = make_plan(
+        BuildRequest(base=tiny("qwen2.5"), adapter=None, output=tmp_path / "out", quants=(Quant.Q8_0,), name="gate")
+    )
+    forced = replace(plan, base=replace(plan.base, architecture="Gemma4ForConditionalGeneration"))
+    with Workspace(tmp_path / "out", emit=silent) as workspace:
+        server = OllamaServer.connect(ollama_url)
+        require_template_in_ollama(plan, (), server, tree, workspace, silent)
+        with pytest.raises(Unsupported, match="RENDERER_FORCED"):
+            require_template_in_ollama(forced, (), server, tree, workspace, silent)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "renderer"),
+    [
+        ("Gemma4ForConditionalGeneration", "gemma4"),
+        ("NemotronHForCausalLM", "nemotron-3-nano"),
+        ("Gemma3ForCausalLM", ""),
+        ("Qwen3ForCausalLM", ""),
+    ],
+)
+def test_which_architectures_these_are(architecture: str, renderer: str) -> None:
+    assert forced_renderer(architecture) == renderer
