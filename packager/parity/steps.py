@@ -11,11 +11,12 @@ STAGE = "verify"
 
 
 class Steps:
-    """Counts conversations and reports each; the total is known before the first."""
+    """Counts conversations and reports each under a stage's name; the total is known before the first."""
 
-    def __init__(self, total: int, emit: Emit) -> None:
+    def __init__(self, total: int, emit: Emit, stage: str = STAGE) -> None:
         self._total = total
         self._emit = emit
+        self._stage = stage
         self._done = 0
 
     def done(self, detail: str) -> None:
@@ -32,4 +33,4 @@ class Steps:
 
     def _reach(self, done: int, detail: str) -> None:
         self._done = done
-        self._emit(Advanced(stage=STAGE, done=done, total=self._total, unit="probe", detail=detail))
+        self._emit(Advanced(stage=self._stage, done=done, total=self._total, unit="probe", detail=detail))

@@ -18,8 +18,8 @@ from packager.parity.tokens import Ids, compare_tokens
 
 Render = Callable[[Conversation], Rendered]
 
-COLLATE, SYS_MERGE, TRIM, BOS_DUP, BOS_LOST, NFC, TOKENIZER, DIFFERS = (
-    "COLLATE", "SYS_MERGE", "TRIM", "BOS_DUP", "BOS_LOST", "NFC", "TOKENIZER", "DIFFERS"
+COLLATE, SYS_MERGE, TRIM, CONTENT, BOS_DUP, BOS_LOST, NFC, TOKENIZER, DIFFERS = (
+    "COLLATE", "SYS_MERGE", "TRIM", "CONTENT", "BOS_DUP", "BOS_LOST", "NFC", "TOKENIZER", "DIFFERS"
 )  # fmt: skip
 
 
@@ -126,7 +126,23 @@ def _cause(
     for code, changed in _suspects(conversation.messages):
         if changed != conversation.messages and _same(render(replace(conversation, messages=changed)), found[0], bos):
             return code
+    if _same(_with_raw_contents(conversation, render), found[0], bos):
+        stripped = _stripped(conversation.messages)
+        blanks = stripped != conversation.messages
+        return TRIM if blanks and render(replace(conversation, messages=stripped)) == expected[0] else CONTENT
     return DIFFERS
+
+
+def _with_raw_contents(conversation: Conversation, render: Render) -> Rendered:
+    """Give the prompt of a template that writes every content as it is, with this one's texts around them."""
+    marks = [f"xq{place}mark{place}qx" for place in range(len(conversation.messages))]
+    marked = tuple(replace(m, content=mark) for m, mark in zip(conversation.messages, marks, strict=True))
+    prompt = render(replace(conversation, messages=marked))
+    if isinstance(prompt, NotSupported):
+        return prompt
+    for mark, message in zip(marks, conversation.messages, strict=True):
+        prompt = prompt.replace(mark, message.content)
+    return prompt
 
 
 def _same(one: Rendered, other: Rendered, bos: str) -> bool:
@@ -135,7 +151,7 @@ def _same(one: Rendered, other: Rendered, bos: str) -> bool:
 
 
 def _suspects(messages: tuple[Message, ...]) -> tuple[tuple[str, tuple[Message, ...]], ...]:
-    stripped = tuple(replace(message, content=message.content.strip()) for message in messages)
+    stripped = _stripped(messages)
     return (
         (COLLATE, _collated(messages)),
         (TRIM, stripped),
@@ -143,6 +159,10 @@ def _suspects(messages: tuple[Message, ...]) -> tuple[tuple[str, tuple[Message, 
         (SYS_MERGE, _system_merged(messages, "\n")),
         (SYS_MERGE, _system_merged(messages, "\n\n")),
     )
+
+
+def _stripped(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    return tuple(replace(message, content=message.content.strip()) for message in messages)
 
 
 def _collated(messages: tuple[Message, ...]) -> tuple[Message, ...]:

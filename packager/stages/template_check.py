@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from packager.artifacts import Conversation, Outcome
+from packager.artifacts import Outcome
 from packager.chat.turn_model import alternates
 from packager.engines.ollama import OllamaServer
 from packager.engines.ollama_api import OllamaRefused
@@ -20,17 +20,19 @@ from packager.engines.tokenizer import TokenizerReference
 from packager.errors import PackagerError
 from packager.events import Emit
 from packager.formats.gguf import MetadataEntry
-from packager.parity.matrix import CORE, Cell
+from packager.parity.matrix import Cell
+from packager.parity.steps import Steps
 from packager.parity.template_matrix import DIFFERS, Asked, TemplateMatrix, TemplateRow, template_cells
-from packager.stages.template_engines import Column, Probes, Served, Steps, TemplateCheckJob, ask, asked
+from packager.stages.template_engines import Column, Probes, Served, TemplateCheckJob, ask, asked
 from packager.weights.vocabulary import vocabulary_of_folder, vocabulary_of_gguf
 
 __all__ = ["Column", "Served", "TemplateCheckJob", "check_template"]
 
+STAGE = "template"
 # Where Ollama takes its prompt from when it is not the GGUF's template, and what that is called.
 _BYPASSED = {"template": "AUTODETECT", "renderer": "RENDERER_FORCED"}
 
-_REFUSED = "REFUSED"
+_REFUSED, _ROLES = "REFUSED", "ROLES"
 
 
 def check_template(job: TemplateCheckJob, connect: Callable[[], OllamaServer], emit: Emit) -> TemplateMatrix:
@@ -52,10 +54,10 @@ def check_template(job: TemplateCheckJob, connect: Callable[[], OllamaServer], e
         ThreadPoolExecutor(max_workers=1) as background,
     ):
         vocabulary = background.submit(_vocabulary, job)
-        steps = Steps(len(job.conversations) * (len(job.columns) + 1), emit)
+        steps = Steps(len(job.conversations) * (len(job.columns) + 1), emit, STAGE)
         expected = ask(reference, job.conversations, steps)
-        probes = Probes(Path(scratch), job, vocabulary.result())
-        rows = tuple(_row(column, job, reference, expected, probes, connect, steps) for column in job.columns)
+        with Probes(Path(scratch), job, vocabulary.result()) as probes:
+            rows = tuple(_row(column, job, reference, expected, probes, connect, steps) for column in job.columns)
         return TemplateMatrix(
             source=job.template.source,
             original_sha256=job.template.original_sha256,
@@ -99,21 +101,14 @@ def _row(
     except PackagerError as error:
         return TemplateRow(engine=column.value, version="", not_checked=error.message)
     if column is Column.OLLAMA and source in _BYPASSED:
-        cells = _with_code(cells, dict.fromkeys((probe.id for probe in job.conversations), _BYPASSED[source]))
+        cells = _with_code(cells, {probe.id: _BYPASSED[source] for probe in job.conversations})
     if column is Column.OLLAMA_GO:
-        cells = _with_code(cells, {probe.id: _outside(probe, job.served) for probe in job.conversations})
+        cells = _with_code(cells, {probe.id: _ROLES for probe in job.conversations if not alternates(probe.messages)})
     return TemplateRow(engine=column.value, version=version, cells=cells)
 
 
 def _with_code(cells: tuple[Cell, ...], codes: dict[str, str]) -> tuple[Cell, ...]:
     """Give the differences that nothing else explains the code that is known for their conversation."""
     return tuple(
-        replace(cell, code=codes[cell.conversation] or cell.code) if cell.code == DIFFERS else cell for cell in cells
+        replace(cell, code=codes.get(cell.conversation, DIFFERS)) if cell.code == DIFFERS else cell for cell in cells
     )
-
-
-def _outside(probe: Conversation, served: Served) -> str:
-    """Say why a conversation is none that the Go form holds for, empty when it is one."""
-    if not alternates(probe.messages):
-        return "ROLES"
-    return "LIMIT" if served.go is not None and served.go.limits and probe.group != CORE else ""

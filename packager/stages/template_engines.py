@@ -18,15 +18,13 @@ from packager.engines.ollama import OllamaEngine, OllamaServer
 from packager.engines.ollama_probe import probe_model
 from packager.engines.vllm import Vllm
 from packager.errors import Unsupported
-from packager.events import Advanced, Emit
 from packager.formats.gguf import MetadataEntry
 from packager.formats.text_file import write_text
+from packager.parity.steps import Steps
 from packager.parity.template_matrix import Asked
 from packager.sources.llama_cpp_tree import LlamaCppTree
 from packager.weights.checkpoint_files import write_tokenizer_files
 from packager.weights.probe_gguf import write_probe
-
-STAGE = "template"
 
 
 class Column(StrEnum):
@@ -144,13 +142,20 @@ def _ask_ollama(
 
 
 class Probes:
-    """The files of one proof, each written when an engine first needs it."""
+    """The files of one proof, each written when an engine first needs it; use it in a `with` statement."""
 
     def __init__(self, scratch: Path, job: TemplateCheckJob, vocabulary: tuple[MetadataEntry, ...]) -> None:
         self._scratch = scratch
         self._job = job
         self._served = job.served
         self._vocabulary = vocabulary
+
+    def __enter__(self) -> Probes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if "embedded" in self.__dict__:
+            self.embedded.close()
 
     @cached_property
     def folder(self) -> Path:
@@ -190,17 +195,3 @@ class Probes:
 
     def _probe(self, name: str, template: str | None) -> Gguf:
         return write_probe(self._scratch / name, self._vocabulary, template=template, adds_bos=self._served.adds_bos)
-
-
-class Steps:
-    """Counts conversations put to engines."""
-
-    def __init__(self, total: int, emit: Emit) -> None:
-        self._total = total
-        self._emit = emit
-        self._done = 0
-
-    def done(self, detail: str) -> None:
-        """Report one more conversation; `detail` says which, on which engine."""
-        self._done += 1
-        self._emit(Advanced(stage=STAGE, done=self._done, total=self._total, unit="probe", detail=detail))

@@ -79,6 +79,23 @@ def test_a_difference_has_the_cause_that_explains_it(
 
 
 @pytest.mark.parametrize(
+    ("probe", "rule", "code"),
+    [
+        (said(("user", " a ")), str.strip, "TRIM"),
+        (said(("user", "<x>a")), lambda content: content.removeprefix("<x>"), "CONTENT"),
+    ],
+    ids=["the template trims", "the template drops something"],
+)
+def test_an_engine_that_takes_contents_as_they_are(probe: Conversation, rule: Callable[[str], str], code: str) -> None:
+    def render(conversation: Conversation) -> str:
+        return prompt(tuple(Message(role=turn.role, content=rule(turn.content)) for turn in conversation.messages))
+
+    expected = Asked(prompts=(render(probe),), ids=(ids(render(probe)),))
+    (found,) = template_cells((probe,), expected, text_engine(probe, lambda turns: turns), render=render, piece=chr)
+    assert (found.outcome, found.code) == (Outcome.FAILED, code)
+
+
+@pytest.mark.parametrize(
     ("content", "change", "code"),
     [
         ("a", lambda found: (found[0], *found), "BOS_DUP"),

@@ -131,7 +131,7 @@ def test_what_the_go_form_does_not_hold_for_has_its_codes(
 ) -> None:
     found = row(check_template(replace(job("qwen3"), columns=(Column.OLLAMA_GO,)), connect, silent), Column.OLLAMA_GO)
     codes = {cell.conversation: cell.code for cell in found.cells if cell.outcome is Outcome.FAILED}
-    assert codes == {"two-users": "COLLATE", "system-in-the-middle": "ROLES", "think-in-history": "LIMIT"}
+    assert codes == {"two-users": "COLLATE", "system-in-the-middle": "ROLES", "think-in-history": "CONTENT"}
 
 
 @pytest.mark.parametrize(
