@@ -19,6 +19,7 @@ from packager.artifacts import Check, Gguf, Outcome, Registered, Verdict
 from packager.codec import pretty_json
 from packager.demo import DemoResult
 from packager.events import Advanced, Event, Noted, StageFinished, StageStarted
+from packager.named_templates import NamedTemplate
 from packager.parity.template_matrix import TemplateMatrix
 from packager.pipeline import BuildResult
 from packager.plan import PlanSummary
@@ -179,6 +180,13 @@ class Console:
     def verbatim(self, text: str) -> None:
         """Write a text to stdout as it is."""
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
+
+    def named_templates(self, templates: tuple[NamedTemplate, ...]) -> None:
+        """Show the named templates: name, title, every trainer's name, and where each is defined."""
+        self.result(templates)
+        for template in templates:
+            self.line(f"{template.name:<18}  {template.title}")
+            self.line(f"{'':<18}  {template.source}" + (f": {' '.join(template.aliases)}" if template.aliases else ""))
 
     def shown_template(self, shown: ShownTemplate) -> None:
         """Show what a template is."""

@@ -31,7 +31,7 @@ class BuildRequest:
     output: Path
     quants: tuple[Quant, ...]
     name: str | None = None
-    template_file: Path | None = None
+    template_file: str | None = None
     llama_cpp: Path | None = None
     register: bool = True
     verify: bool = True

@@ -52,7 +52,7 @@ class MergeKey:
 
 
 def merge(
-    base: Path, adapter: Path, output: Path, *, dtype: Dtype | None, template_file: Path | None, emit: Emit
+    base: Path, adapter: Path, output: Path, *, dtype: Dtype | None, template_file: str | None, emit: Emit
 ) -> tuple[Path, ...]:
     """Write a merged Hugging Face checkpoint and give its files."""
     checkpoint, lora, found = _read(base, adapter, template_file)
@@ -83,7 +83,7 @@ def quantize(request: BuildRequest, *, emit: Emit) -> tuple[Gguf, ...]:
 
 
 def template(
-    base: Path, adapter: Path | None, output: Path, *, template_file: Path | None, emit: Emit
+    base: Path, adapter: Path | None, output: Path, *, template_file: str | None, emit: Emit
 ) -> tuple[Path, ...]:
     """Write the canonical chat template and its other forms, and give their paths."""
     _, _, found = _read(base, adapter, template_file)
@@ -92,7 +92,7 @@ def template(
 
 
 def modelfile(
-    base: Path, adapter: Path | None, output: Path, *, gguf: Path | None, template_file: Path | None, emit: Emit
+    base: Path, adapter: Path | None, output: Path, *, gguf: Path | None, template_file: str | None, emit: Emit
 ) -> tuple[Path, ...]:
     """Write a Modelfile, and give its path."""
     checkpoint, _, found = _read(base, adapter, template_file)
@@ -135,7 +135,7 @@ def verify(
     adapter: Path | None,
     *,
     name: str | None,
-    template_file: Path | None,
+    template_file: str | None,
     gates: Gates,
     emit: Emit,
 ) -> Verdict:
@@ -155,7 +155,7 @@ def verify(
 
 
 def _read(
-    base: Path, adapter: Path | None, template_file: Path | None
+    base: Path, adapter: Path | None, template_file: str | None
 ) -> tuple[Checkpoint, Adapter | None, TemplateResult]:
     checkpoint = read_checkpoint(base)
     lora = read_adapter(adapter, checkpoint) if adapter is not None else None

@@ -83,7 +83,7 @@ class TemplateDifference:
     different: tuple[PromptPair, ...]
 
 
-def show(name: str, adapter: Path | None, *, template_file: Path | None, emit: Emit) -> ShownTemplate:
+def show(name: str, adapter: Path | None, *, template_file: str | None, emit: Emit) -> ShownTemplate:
     """Find a template and say what it is."""
     probes = load_probes()
     subject = read_subject(name, adapter, template_file=template_file, probes=probes, emit=emit)
@@ -91,7 +91,7 @@ def show(name: str, adapter: Path | None, *, template_file: Path | None, emit: E
     with Renderer(subject.source, subject.tokens) as renderer:
         bos = subject.tokens.bos_token
         canonical = canonicalise(renderer, subject.text, probes, source=subject.source, bos_token=bos)
-        stops = find_stops(renderer, canonical.text, subject.tokens, eos)
+        stops = find_stops(renderer, canonical.text, subject.tokens, eos, named=subject.stops)
     refused = tuple(f"refuses conversation {probe} ({message})" for probe, message in canonical.refuses)
     return ShownTemplate(
         source=subject.source,
@@ -101,7 +101,7 @@ def show(name: str, adapter: Path | None, *, template_file: Path | None, emit: E
         pins=canonical.pins,
         stops=stops.texts,
         leading_bos=canonical.leading_bos,
-        notes=(*stops.notes, *refused),
+        notes=(*subject.notes, *stops.notes, *refused),
     )
 
 
@@ -109,7 +109,7 @@ def check(
     name: str,
     adapter: Path | None,
     *,
-    template_file: Path | None,
+    template_file: str | None,
     reference: Path | None,
     columns: tuple[Column, ...],
     more: tuple[Conversation, ...] = (),
@@ -121,7 +121,7 @@ def check(
         name: A checkpoint, whose canonical template is proved; or a GGUF file, a template file or a model in Ollama, each
             of which is taken as it is.
         adapter: The adapter of the checkpoint, or of the reference.
-        template_file: The template that the checkpoint, or the reference, was trained with.
+        template_file: The template that the checkpoint, or the reference, was trained with, as typed behind `--template`.
         reference: The checkpoint that a GGUF file, a template file or a model in Ollama is compared with.
         columns: The engines to ask.
         more: Conversations besides the probes.
@@ -217,9 +217,8 @@ def write_matrix(matrix: TemplateMatrix, path: Path) -> None:
 def _as_it_is(name: str, emit: Emit) -> Served:
     subject = read_subject(name, None, template_file=None, probes=(), emit=emit)
     path = Path(name)
-    if path.is_file():
-        return Served(template=subject.text, gguf=path if path.suffix == ".gguf" else None)
-    return Served(template=subject.text, model=name)
+    gguf = path if path.is_file() and path.suffix == ".gguf" else None
+    return Served(template=subject.text, gguf=gguf, model=subject.model)
 
 
 def _prompts(

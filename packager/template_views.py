@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 
 from rich.markup import escape
@@ -10,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from packager.artifacts import Outcome
+from packager.chat.prompt_diff import prompt_diff
 from packager.parity.matrix import Cell
 from packager.parity.template_matrix import TemplateMatrix, TemplateRow
 from packager.template_proofs import PromptPair, ShownTemplate, TemplateDifference
@@ -92,9 +92,8 @@ def difference_text(found: TemplateDifference) -> Iterator[Text]:
 def _prompt_lines(pair: PromptPair) -> Iterator[Text]:
     if pair.one is None or pair.other is None:
         return
-    one, other = ([repr(line)[1:-1] for line in text.splitlines(keepends=True)] for text in (pair.one, pair.other))
     styles = {"+": "green", "-": "red", "@": "cyan"}
-    for line in list(difflib.unified_diff(one, other, lineterm="", n=_CONTEXT_LINES))[2:]:
+    for line in prompt_diff(pair.one, pair.other, context_lines=_CONTEXT_LINES):
         yield Text(line, style=styles.get(line[0], ""))
 
 

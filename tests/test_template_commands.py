@@ -13,6 +13,7 @@ from packager.chat.probes import load_probes
 from packager.codec import decode
 from packager.engines.ollama import OllamaServer
 from packager.formats.gguf import read_gguf
+from packager.named_templates import NamedTemplate, named_templates
 from packager.parity.template_matrix import TemplateMatrix
 from packager.template_proofs import ShownTemplate, TemplateDifference
 from tests.ollama_server import described, packaged_gguf
@@ -147,6 +148,57 @@ def test_show_of_a_model_in_ollama(ollama_url: str, tiny: Callable[[str], Path])
     assert run_packager("template", "show", "gone-soon", ollama=ollama_url).code == 10
 
 
+def test_list_has_every_named_template_with_its_aliases() -> None:
+    shown = run_packager("template", "list").out.splitlines()
+    assert len(shown) == 2 * len(named_templates())
+    assert shown[0].split() == ["alpaca", "Alpaca"]
+    aliases = next(line for line in shown if "llamafactory:yi" in line)
+    assert aliases.strip().startswith("LLaMA-Factory 0.9.5: llamafactory:chatml llamafactory:qwen3_nothink ")
+    listed = decode(tuple[NamedTemplate, ...], json.loads(run_packager("template", "list", "--json").out))
+    assert listed == named_templates()
+
+
+def test_a_named_template_is_shown_and_compared(tiny: Callable[[str], Path]) -> None:
+    shown = run_packager("template", "show", "llamafactory:qwen")
+    assert "the named template llamafactory:qwen" in shown.out
+    assert "    stops  <|im_end|>" in shown.out.splitlines()
+    assert "not checked" in shown.out
+    finished = run_packager("template", "diff", "qwen", tiny("qwen2.5"))
+    assert finished.code == 5
+    assert finished.out.splitlines()[-1] == "1 of 12 conversations differ: empty-system"
+    different = run_packager("template", "diff", "xtuner:qwen_chat", tiny("qwen2.5"), "--json")
+    found = decode(TemplateDifference, json.loads(different.out))
+    assert {pair.conversation for pair in found.different} >= {"user", "user-assistant-user"}
+
+
+def test_a_named_template_is_proved_with_a_checkpoint_and_against_it(tiny: Callable[[str], Path]) -> None:
+    engines = ("--engine", "llama.cpp")
+    proved = run_packager("template", "check", tiny("qwen2.5"), "--template", "llamafactory:qwen", *engines)
+    assert proved.code == 0, proved.err
+    against = run_packager("template", "check", "chatml", "--reference", tiny("qwen2.5"), *engines)
+    assert against.code == 5
+    assert "CORE conversations differ on llama.cpp" in against.out
+
+
+def test_a_template_whose_tokens_the_tokenizer_lacks_is_told(tiny: Callable[[str], Path]) -> None:
+    shown = run_packager("template", "show", tiny("llama3.1"), "--template", "chatml")
+    assert shown.code == 0, shown.err
+    assert "the trainer stops at '<|im_end|>', which is no special token of the tokenizer" in shown.out
+
+
+def test_a_model_in_ollama_is_reached_by_its_tag_where_its_name_is_in_the_list(ollama_url: str) -> None:
+    server = OllamaServer.connect(ollama_url)
+    gguf = described(packaged_gguf())
+    server.upload(gguf.path, gguf.sha256)
+    server.create("zephyr", files={gguf.path.name: gguf.sha256}, parameters={}, template="{{ .Prompt }}!")
+    named = run_packager("template", "show", "zephyr", ollama=ollama_url)
+    model = run_packager("template", "show", "zephyr:latest", ollama=ollama_url)
+    server.delete("zephyr")
+    assert "the named template zephyr" in named.out
+    assert model.code == 12
+    assert "zephyr:latest: Ollama builds its prompts from a Go TEMPLATE" in error_lines(model)[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "word"),
     [
@@ -154,6 +206,8 @@ def test_show_of_a_model_in_ollama(ollama_url: str, tiny: Callable[[str], Path])
         (("check", "BASE", "--reference", "BASE"), 2, "its own reference"),
         (("show", "./none.jinja"), 3, "no such file or folder"),
         (("show", "none.gguf"), 3, "none.gguf"),
+        (("show", "llamafactory:qwn"), 3, "near: llamafactory:qwen"),
+        (("show", "BASE", "--template", "qwen_caht"), 3, "hint: Names: packager template list"),
         (("show", "FILE", "adapter"), 3, "no such folder"),
         (("show", "not a name"), 2, "not a name"),
         (("diff", "FILE", "HANGS"), 4, "hangs.jinja"),

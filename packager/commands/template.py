@@ -15,13 +15,33 @@ ENGINES = ("llama.cpp", "ollama", "ollama-go", "vllm", "lmdeploy")
 def template() -> None:
     """Show a chat template, prove it on every engine, write its forms, and compare two.
 
-    MODEL is a checkpoint's folder, a GGUF file, a template file, or the name of a model in Ollama.
+    MODEL is a checkpoint's folder, a GGUF file, a template file, a name of `packager template list`, or the name of a model in
+    Ollama. A file or folder comes first, then the list; a model whose name is in the list is NAME:latest.
 
     \b
     Examples:
       packager template show ./Qwen2.5-0.5B-Instruct
       packager template check ./Qwen2.5-0.5B-Instruct ./my-lora
     """
+
+
+@template.command("list", short_help="The named templates, with the names that trainers have for them.")
+@options.as_json
+def list_templates(as_json: bool) -> None:
+    """List the named templates: what `--template NAME` takes, and where each is defined.
+
+    `llamafactory:NAME` and `xtuner:NAME` are the trainers' own names; without the trainer a name means the list's own, or else
+    the only trainer's that has it.
+
+    \b
+    Example:
+      packager template list
+    """
+    from packager.console import Console
+    from packager.named_templates import named_templates
+
+    with Console(as_json=as_json) as console:
+        console.named_templates(named_templates())
 
 
 @template.command(short_help="What a template is: source, pins, stops, text.")
@@ -35,13 +55,14 @@ def template() -> None:
     help="Print the template itself, as it stands there or as a build would ship it.",
 )
 @options.as_json
-def show(model: str, adapter: Path | None, template_file: Path | None, text: str | None, as_json: bool) -> None:
+def show(model: str, adapter: Path | None, template_file: str | None, text: str | None, as_json: bool) -> None:
     """Show the chat template of MODEL: where it was found, what is fixed in it, and which tokens end an answer.
 
     \b
     Examples:
       packager template show ./Qwen2.5-0.5B-Instruct ./my-lora
       packager template show my-model --text original
+      packager template show llamafactory:qwen
     """
     from packager.console import Console
     from packager.template_proofs import show as run
@@ -80,7 +101,7 @@ def show(model: str, adapter: Path | None, template_file: Path | None, text: str
 def check(
     model: str,
     adapter: Path | None,
-    template_file: Path | None,
+    template_file: str | None,
     reference: Path | None,
     engines: tuple[str, ...],
     conversations: Path | None,
@@ -131,7 +152,7 @@ def check(
 @options.as_json
 @options.quiet
 def convert(
-    base: Path, adapter: Path | None, output: Path, template_file: Path | None, as_json: bool, quiet: bool
+    base: Path, adapter: Path | None, output: Path, template_file: str | None, as_json: bool, quiet: bool
 ) -> None:
     """Write the chat template of BASE and ADAPTER for Ollama, llama.cpp, vLLM and LMDeploy.
 
@@ -162,11 +183,13 @@ def diff(
 ) -> int:
     """Render every probe conversation with the templates of A and B and show where the prompts part, in text and token ids.
 
-    A and B are checkpoints, GGUF files, template files or names of models in Ollama. Exit code 5 when a prompt differs.
+    A and B are checkpoints, GGUF files, template files, named templates or names of models in Ollama. Exit code 5 when a prompt
+    differs.
 
     \b
-    Example:
+    Examples:
       packager template diff ./Qwen2.5-0.5B-Instruct ./trained.jinja
+      packager template diff llamafactory:qwen ./Qwen2.5-0.5B-Instruct
     """
     from packager.console import Console
     from packager.errors import VERIFICATION_FAILED

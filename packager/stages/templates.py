@@ -20,11 +20,11 @@ from packager.formats.tokenizer import TokenizerFacts, read_tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class TemplatesJob:
-    """A base, its adapter or None, and the template file the user named or None."""
+    """A base, its adapter or None, and what the user typed behind `--template` or None."""
 
     base: Checkpoint
     adapter: Adapter | None
-    template_file: Path | None
+    template_file: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ def make_template(job: TemplatesJob) -> TemplateResult:
     original = choose_original(job.base, job.adapter, job.template_file, tokens, probes)
     with Renderer(original.source, tokens) as renderer:
         canonical = canonicalise(renderer, original.text, probes, source=original.source, bos_token=tokens.bos_token)
-        stops = find_stops(renderer, canonical.text, tokens, job.base.eos_token_ids)
+        stops = find_stops(renderer, canonical.text, tokens, job.base.eos_token_ids, named=original.stops)
 
         def reference(messages: tuple[Message, ...]) -> str | RenderRefused:
             return renderer.render(canonical.text, messages)
@@ -87,7 +87,7 @@ def make_template(job: TemplatesJob) -> TemplateResult:
         prepare_command=serving.prepare_command(job.base.name, job.adapter.name if job.adapter else None),
         vllm_command=serving.vllm_command(job.base.architecture),
         lmdeploy_command=serving.lmdeploy_command(has_json=lmdeploy.json_text is not None),
-        notes=_notes(canonical, stops.notes, stops.texts, tokens),
+        notes=(*original.notes, *_notes(canonical, stops.notes, stops.texts, tokens)),
     )
 
 
