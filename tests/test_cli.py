@@ -111,9 +111,7 @@ def test_what_an_error_speaks_of_stands_between_its_line_and_its_hint(
     finished = run_packager("plan", tiny("qwen2.5"), lora, "-o", tmp_path / "out")
     lines = finished.err.splitlines()
     assert finished.code == 3
-    assert lines[0].startswith(
-        "error: LLaMA-Factory's template chatml, which training_args.yaml names, and the base's chat"
-    )
+    assert lines[0].startswith("error: LLaMA-Factory's template chatml (training_args.yaml) and the base's chat")
     assert "  +You are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\\n" in lines[1:-1]
     assert lines[-1].startswith(
         "hint: Say which one the model was trained with: --template llamafactory:chatml or --template "

@@ -93,7 +93,7 @@ class _Comparison:
         odd = [self._probes[index].id for index in self._different(trained, chosen)]
         if not odd:
             return ()
-        said = f"{trained.source}, builds other prompts than {chosen.source} for {', '.join(odd)}"
+        said = f"{trained.source} builds other prompts than {chosen.source} for {', '.join(odd)}"
         return (f"{said}; --template {trained.choice} chooses it",)
 
     def _different(self, one: Original, other: Original) -> list[int]:
@@ -112,7 +112,7 @@ class _Comparison:
 
     def _conflict(self, one: Original, other: Original, index: int, hint: str) -> InputInvalid:
         left, right = self._prompts(one)[index], self._prompts(other)[index]
-        message = f"{one.source}, and {other.source} build different prompts: conversation {self._probes[index].id}"
+        message = f"{one.source} and {other.source} build different prompts: conversation {self._probes[index].id}"
         if isinstance(left, RenderRefused):
             return InputInvalid(f"{message}, which the first refuses ({left.message})", hint=hint)
         if isinstance(right, RenderRefused):

@@ -94,11 +94,9 @@ def trainer_original(config: TrainerTemplate) -> Original:
     found = find_template(name)
     text = template_text(found)
     changed = [(key, value) for key, value in config.settings if key in text]
-    source = f"{trainer}'s template {config.name}, which {config.file.name} names"
-    if changed:
-        source += f" with its own {' and '.join(key for key, _ in changed)}"
+    own = f" with its own {' and '.join(key for key, _ in changed)}" if changed else ""
     return Original(
-        source=source,
+        source=f"{trainer}'s template {config.name}{own} ({config.file.name})",
         text="".join(f"{{%- set {key} = {_literal(value)} -%}}\n" for key, value in changed) + text,
         choice=shlex.quote(str(config.file) if changed else name),
         stops=found.stop,

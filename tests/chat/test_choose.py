@@ -69,7 +69,7 @@ def test_two_templates_that_disagree_stop_the_build_with_the_first_difference(of
     with pytest.raises(InputInvalid) as caught:
         choose(samples.CHATML, adapter(of_adapter))
     assert caught.value.exit_code == 3
-    wanted = "the adapter's chat template, and the base's chat template build different prompts: " + difference
+    wanted = "the adapter's chat template and the base's chat template build different prompts: " + difference
     assert caught.value.message == wanted
     assert caught.value.hint == (
         "Say which one the model was trained with: --template models/lora or --template models/base."
@@ -128,14 +128,14 @@ def trained(run: Path, config: str, *, saved: str | None = None, name: str = "tr
 
 def test_a_trainers_template_is_chosen_where_nothing_else_is(run: Path) -> None:
     found = choose(None, trained(run, "template: qwen\n"))
-    assert found.source == "LLaMA-Factory's template qwen, which training_args.yaml names"
+    assert found.source == "LLaMA-Factory's template qwen (training_args.yaml)"
     assert (found.text, found.choice) == (template_text(find_template("qwen")), "llamafactory:qwen")
     assert found.stops == ("<|im_end|>",)
 
 
 def test_a_trainers_template_comes_before_the_bases(run: Path) -> None:
     found = choose(samples.CHATML, trained(run, "template: chatml\n"))
-    assert found.source == "LLaMA-Factory's template chatml, which training_args.yaml names"
+    assert found.source == "LLaMA-Factory's template chatml (training_args.yaml)"
 
 
 def test_the_adapters_template_comes_before_the_trainers_and_odd_differences_are_noted(run: Path) -> None:
@@ -143,7 +143,7 @@ def test_the_adapters_template_comes_before_the_trainers_and_odd_differences_are
     assert (found.source, found.text) == ("the adapter's chat template", samples.CHATML)
     assert found.stops == ("<|im_end|>",)
     assert found.notes == (
-        "LLaMA-Factory's template chatml, which training_args.yaml names, builds other prompts than the adapter's chat "
+        "LLaMA-Factory's template chatml (training_args.yaml) builds other prompts than the adapter's chat "
         "template for empty-system; --template llamafactory:chatml chooses it",
     )
 
@@ -152,7 +152,7 @@ def test_a_trainers_configuration_that_disagrees_with_the_saved_template_stops_t
     with pytest.raises(InputInvalid) as caught:
         choose(samples.CHATML, trained(run, "template: qwen\n", saved=samples.CHATML))
     assert caught.value.message == (
-        "LLaMA-Factory's template qwen, which training_args.yaml names, and the adapter's chat template build different "
+        "LLaMA-Factory's template qwen (training_args.yaml) and the adapter's chat template build different "
         "prompts: conversation user"
     )
     assert "-You are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\\n" in caught.value.lines
@@ -166,9 +166,7 @@ def test_three_different_templates_are_three_choices(run: Path) -> None:
     config = "prompt_template = PROMPT_TEMPLATE.llama3_chat\n"
     with pytest.raises(InputInvalid) as caught:
         choose(samples.CHATML, trained(run, config, saved=samples.CHATML_WITH_DEFAULT, name="xtuner_config.py"))
-    assert caught.value.message.startswith(
-        "XTuner's template llama3_chat, which xtuner_config.py names, and the adapter's"
-    )
+    assert caught.value.message.startswith("XTuner's template llama3_chat (xtuner_config.py) and the adapter's")
     assert "--template xtuner:llama3_chat or --template models/base. XTuner saves" in caught.value.hint
 
 
@@ -186,7 +184,7 @@ def test_what_the_configuration_changes_is_in_the_template_and_in_the_choice(run
     assert prompt == (
         '<|im_start|>system\nSay "yes" \\ {{ no }} %}\ntwice<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n'
     )
-    assert found.source.endswith("names with its own default_system")
+    assert found.source.endswith("qwen with its own default_system (training_args.yaml)")
     assert found.choice == f"'{run}/training_args.yaml'"
     assert choose(samples.CHATML, adapter(None), f"{run}/training_args.yaml").text == found.text
 

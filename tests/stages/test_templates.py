@@ -27,7 +27,7 @@ def read(smollm2: Path, tiny: Callable[[str], Path]) -> Callable[[str], Checkpoi
 
 
 def make(base: Checkpoint, adapter: Adapter | None = None, file: Path | None = None) -> TemplateResult:
-    return make_template(TemplatesJob(base=base, adapter=adapter, template_file=file))
+    return make_template(TemplatesJob(base=base, adapter=adapter, template_file=str(file) if file else None))
 
 
 @pytest.mark.parametrize(
@@ -78,10 +78,9 @@ def test_the_adapter_that_peft_saved_agrees_with_its_base(smollm2: Path, smollm2
 
 def test_an_adapter_with_another_template_stops(read: Callable[[str], Checkpoint]) -> None:
     adapter = Adapter(folder=Path("lora"), name="lora", base_name=None, pairs=(), chat_template=samples.CHATML)
-    with pytest.raises(
-        InputInvalid, match=r"build different prompts: conversation user, character 12: .*Qwen|assistant"
-    ):
+    with pytest.raises(InputInvalid, match="build different prompts: conversation user") as caught:
         make(read("qwen2.5"), adapter)
+    assert f"+{QWEN_DEFAULT}<|im_end|>\\n" in caught.value.lines
 
 
 def test_a_named_file_gives_the_pins_as_values_and_notes(read: Callable[[str], Checkpoint], tmp_path: Path) -> None:
