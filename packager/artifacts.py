@@ -219,6 +219,18 @@ class GoForm:
     limits: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class RewrittenForm:
+    """A template written anew for llama.cpp's Jinja, or why there is none: one of `text` and `reason` is set.
+
+    `code` is a reason code of docs/templates.md, empty when the form exists.
+    """
+
+    text: str | None
+    code: str = ""
+    reason: str = ""
+
+
 # --- verdicts ----------------------------------------------------------------------------------------------------------
 
 

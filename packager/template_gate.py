@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from packager.artifacts import Outcome
+from packager.chat.ollama_choice import predict_choice
 from packager.chat.probes import CORE, load_probes
 from packager.codec import digest
 from packager.durable import FileDigest
 from packager.engines.ollama import OllamaServer
-from packager.engines.ollama_server import forced_renderer
 from packager.errors import Unsupported
 from packager.events import Emit
 from packager.parity.template_matrix import TemplateMatrix
@@ -45,14 +45,10 @@ def require_template_in_ollama(
         Unsupported: With the reason code, the first conversation, and the way out.
     """
     out = "Build without registering: --no-register. Every conversation: packager template check BASE ADAPTER"
-    forced = forced_renderer(plan.base.architecture)
-    if forced:
-        raise Unsupported(
-            f"{plan.base.folder}: Ollama uses its renderer {forced} for {plan.base.architecture} and ignores the model's "
-            "chat template (RENDERER_FORCED)",
-            hint=out,
-        )
     found = plan.template.template
+    choice = predict_choice(server.version, architecture=plan.base.architecture, jinja=found.text)
+    if choice.code:
+        raise Unsupported(f"{plan.base.folder}: {choice.reason} ({choice.code})", hint=out)
     job = TemplateCheckJob(
         folder=plan.base.folder,
         template=found,

@@ -10,7 +10,6 @@ import pytest
 
 from packager.artifacts import Quant
 from packager.engines.ollama import OllamaServer
-from packager.engines.ollama_server import forced_renderer
 from packager.errors import Unsupported
 from packager.events import silent
 from packager.plan import BuildRequest, make_plan
@@ -53,16 +52,3 @@ def test_an_architecture_with_a_renderer_of_ollama_s_own(
         require_template_in_ollama(plan, (), server, tree, workspace, silent)
         with pytest.raises(Unsupported, match="RENDERER_FORCED"):
             require_template_in_ollama(forced, (), server, tree, workspace, silent)
-
-
-@pytest.mark.parametrize(
-    ("architecture", "renderer"),
-    [
-        ("Gemma4ForConditionalGeneration", "gemma4"),
-        ("NemotronHForCausalLM", "nemotron-3-nano"),
-        ("Gemma3ForCausalLM", ""),
-        ("Qwen3ForCausalLM", ""),
-    ],
-)
-def test_which_architectures_these_are(architecture: str, renderer: str) -> None:
-    assert forced_renderer(architecture) == renderer

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 
-from packager.artifacts import Conversation, Pin
+from packager.artifacts import Conversation, Message, Pin
 from packager.chat.render import Renderer, RenderRefused, Setting, TemplateNames, Value
 
 # A day is in no training set twice, so no value is the right one; this is the one that Meta's own templates fall back to.
@@ -29,6 +29,10 @@ _INJECTED: dict[str, tuple[Value, ...]] = {
 }
 # What transformers passes as None and llama.cpp does not pass at all.
 _OMITTED = ("tools", "documents")
+# llama.cpp writes a system message into the user's where a template does not even look at its content (`caps_get`).
+_READ_MESSAGES = '{%- for message in messages -%}{%- if message["content"] -%}{%- endif -%}{%- endfor -%}'
+_SYSTEM = Message(role="system", content="xq7system7qx")
+_USER = Message(role="user", content="xq7user7qx")
 _DATE_FORMAT = re.compile(r"(?:%[-#]?[A-Za-z]|[ ,./:T-])+")
 
 Renders = tuple[str | RenderRefused, ...]
@@ -73,6 +77,11 @@ def find_pins(renderer: Renderer, template: str, probes: tuple[Conversation, ...
         if name in names.free and _differs(renderer, template, probes, setting, _without(setting, name)):
             pins.append(Pin(name=name, value="none", reason="training passed none, llama.cpp leaves it undefined"))
             prologue.append(f"{{%- if {name} is not defined -%}}{{%- set {name} = none -%}}{{%- endif -%}}")
+    if _drops_system(renderer, template, setting):
+        pins.append(
+            Pin(name="messages", value="read", reason="training dropped system messages, llama.cpp merges unread ones")
+        )
+        prologue.append(_READ_MESSAGES)
     return Pinned(pins=tuple(pins), prologue=tuple(prologue), setting=setting)
 
 
@@ -120,6 +129,12 @@ def _value_of_absence(
         if renders(renderer, template, probes, setting.with_variable(name, value)) == reference:
             return literal
     return None
+
+
+def _drops_system(renderer: Renderer, template: str, setting: Setting) -> bool:
+    """Whether a system message leaves no trace in the prompt."""
+    prompt = renderer.render(template, (_SYSTEM, _USER), setting)
+    return isinstance(prompt, str) and prompt == renderer.render(template, (_USER,), setting)
 
 
 def _clock_pin() -> Pin:
