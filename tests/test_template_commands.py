@@ -180,6 +180,19 @@ def test_a_named_template_is_proved_with_a_checkpoint_and_against_it(tiny: Calla
     assert "CORE conversations differ on llama.cpp" in against.out
 
 
+def test_a_template_that_writes_bos_is_equal_on_a_tokenizer_without_one(
+    tiny: Callable[[str], Path], ollama_url: str
+) -> None:
+    """llama.cpp passes <|endoftext|> for Qwen's BOS, XTuner and transformers write none."""
+    engines = ("--engine", "llama.cpp", "--engine", "ollama")
+    trained = ("--template", "xtuner:qwen_chat")
+    finished = run_packager("template", "check", tiny("qwen2.5"), *trained, *engines, ollama=ollama_url)
+    assert finished.code == 0, finished.out
+    assert "every CORE conversation is equal on llama.cpp, ollama" in finished.out
+    shown = run_packager("template", "show", tiny("qwen2.5"), *trained)
+    assert '    fixed  bos_token = "": ' in shown.out
+
+
 def test_a_template_whose_tokens_the_tokenizer_lacks_is_told(tiny: Callable[[str], Path]) -> None:
     shown = run_packager("template", "show", tiny("llama3.1"), "--template", "chatml")
     assert shown.code == 0, shown.err

@@ -134,7 +134,7 @@ def _difference(
 ) -> str:
     """Give the first probe whose prompt differs, and how it was rendered; empty when none does."""
     plain = Setting(variables=setting.variables)
-    for one in (plain, *engine_settings(plain)):
+    for one in (plain, *engine_settings(renderer, plain)):
         for probe, expected, found in zip(probes, reference, renders(renderer, text, probes, one), strict=True):
             if isinstance(expected, RenderRefused) and isinstance(found, RenderRefused):
                 continue

@@ -27,6 +27,10 @@ _INJECTED: dict[str, tuple[Value, ...]] = {
     "datetime": (_OTHER_DAY.strftime("%b %d %Y"),),
     "enable_thinking": (True,),
 }
+# What engines pass from the GGUF, where every model has one, and transformers only where the tokenizer names it: Qwen's names
+# no BOS, and its GGUF has <|endoftext|> for one.
+_TOKENS = ("bos_token", "eos_token")
+_A_TOKEN = "xq7token7qx"  # noqa: S105  # stands for whatever the GGUF says
 # What transformers passes as None and llama.cpp does not pass at all.
 _OMITTED = ("tools", "documents")
 # llama.cpp writes a system message into the user's where a template does not even look at its content (`caps_get`).
@@ -64,7 +68,7 @@ def find_pins(renderer: Renderer, template: str, probes: tuple[Conversation, ...
         pins.append(_clock_pin())
         prologue.append(_clock_macro(names))
     reference = renders(renderer, template, probes, setting)
-    for name, values in _INJECTED.items():
+    for name, values in _injected(renderer).items():
         if name not in names.free:
             continue
         if all(renders(renderer, template, probes, setting.with_variable(name, v)) == reference for v in values):
@@ -85,9 +89,10 @@ def find_pins(renderer: Renderer, template: str, probes: tuple[Conversation, ...
     return Pinned(pins=tuple(pins), prologue=tuple(prologue), setting=setting)
 
 
-def engine_settings(setting: Setting) -> tuple[Setting, ...]:
+def engine_settings(renderer: Renderer, setting: Setting) -> tuple[Setting, ...]:
     """Give what engines do to a template that transformers does not, as settings: each variable passed, each left out."""
-    passed = tuple(setting.with_variable(name, value) for name, values in _INJECTED.items() for value in values)
+    injected = _injected(renderer)
+    passed = tuple(setting.with_variable(name, value) for name, values in injected.items() for value in values)
     left_out = tuple(_without(setting, name) for name in _OMITTED)
     another_day = Setting(variables=setting.variables, absent=setting.absent, now=_OTHER_DAY)
     return (*passed, *left_out, another_day)
@@ -102,6 +107,12 @@ def jinja_text(text: str) -> str:
     """Give a string as a Jinja literal that jinja2 and llama.cpp read alike."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'
+
+
+def _injected(renderer: Renderer) -> dict[str, tuple[Value, ...]]:
+    """Give what engines pass; of the tokens those that a tokenizer lacks. Without a tokenizer nothing is known of them."""
+    lacking = [name for name in _TOKENS if renderer.token_names and name not in renderer.token_names]
+    return _INJECTED | dict.fromkeys(lacking, (_A_TOKEN,))
 
 
 def _differs(renderer: Renderer, template: str, probes: tuple[Conversation, ...], one: Setting, other: Setting) -> bool:

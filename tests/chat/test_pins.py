@@ -7,6 +7,7 @@ import pytest
 from packager.chat.pins import FIXED_DAY, engine_settings, find_pins, jinja_text
 from packager.chat.probes import core_probes
 from packager.chat.render import Renderer, Setting
+from packager.formats.tokenizer import NO_TOKENS, TokenizerFacts
 from tests.chat import samples
 
 NONE_IS_NOTHING = samples.CHATML + (
@@ -76,8 +77,27 @@ def test_a_list_that_is_given_still_reaches_a_pinned_template(renderer: Renderer
     assert prompt.startswith("TOOLS")
 
 
-def test_engine_settings_pass_and_leave_out_what_engines_do() -> None:
-    settings = engine_settings(Setting())
+WRITES_BOS = "{{- bos_token }}" + samples.CHATML + "{{- eos_token }}"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "pins"),
+    [
+        (samples.tokens(bos="<s>"), {}),
+        (samples.tokens(bos=None), {"bos_token": '""'}),
+        (samples.tokens(bos="<s>", eos=None), {"eos_token": '""'}),
+        (NO_TOKENS, {}),
+    ],
+    ids=["both", "no BOS", "no EOS", "no tokenizer"],
+)
+def test_a_token_that_the_tokenizer_lacks_is_pinned_to_nothing(tokens: TokenizerFacts, pins: dict[str, str]) -> None:
+    with Renderer("template.jinja", tokens) as renderer:
+        assert pins_of(renderer, WRITES_BOS) == pins
+        assert pins_of(renderer, samples.CHATML) == {}
+
+
+def test_engine_settings_pass_and_leave_out_what_engines_do(renderer: Renderer) -> None:
+    settings = engine_settings(renderer, Setting())
     assert {name for setting in settings for name, _ in setting.variables} == {
         "date_string",
         "datetime",
