@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from packager.chat.probes import load_probes
+from packager.chat.probes import CORE, EXT, load_probes
 from packager.codec import decode
 from packager.engines.ollama import OllamaServer
 from packager.formats.gguf import read_gguf
-from packager.named_templates import NamedTemplate, named_templates
+from packager.named_templates import NamedTemplate, find_template, named_templates, template_text
 from packager.parity.template_matrix import TemplateMatrix
 from packager.template_proofs import ShownTemplate, TemplateDifference
 from tests.ollama_server import described, packaged_gguf
@@ -163,12 +163,26 @@ def test_a_named_template_is_shown_and_compared(tiny: Callable[[str], Path]) -> 
     assert "the named template llamafactory:qwen" in shown.out
     assert "    stops  <|im_end|>" in shown.out.splitlines()
     assert "not checked" in shown.out
-    finished = run_packager("template", "diff", "qwen", tiny("qwen2.5"))
-    assert finished.code == 5
-    assert finished.out.splitlines()[-1] == "1 of 12 conversations differ: empty-system"
-    different = run_packager("template", "diff", "xtuner:qwen_chat", tiny("qwen2.5"), "--json")
-    found = decode(TemplateDifference, json.loads(different.out))
-    assert {pair.conversation for pair in found.different} >= {"user", "user-assistant-user"}
+    plain = {probe.id for probe in load_probes() if probe.group in (CORE, EXT)}
+    for name, different in (("qwen", {"empty-system"}), ("xtuner:qwen_chat", {"user", "user-assistant-user"})):
+        finished = run_packager("template", "diff", name, tiny("qwen2.5"), "--json")
+        assert finished.code == 5
+        found = decode(TemplateDifference, json.loads(finished.out))
+        assert found.one == f"the named template {name}"
+        assert different <= {pair.conversation for pair in found.different} & plain
+        assert ("user" in different) == ("user" in {pair.conversation for pair in found.different})
+
+
+def test_what_is_written_has_the_named_template_in_it(
+    tiny: Callable[[str], Path], tiny_lora: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = (tiny("qwen2.5"), tiny_lora("qwen2.5"))
+    text = template_text(find_template("llamafactory:qwen3_nothink"))
+    for number, command in enumerate((("template", "convert"), ("merge",))):
+        out = tmp_path / str(number)
+        finished = run_packager(*command, *model, "-o", out, "--template", "llamafactory:qwen3_nothink")
+        assert finished.code == 0, finished.err
+        assert (out / "chat_template.jinja").read_text().endswith(text)
 
 
 def test_a_named_template_is_proved_with_a_checkpoint_and_against_it(tiny: Callable[[str], Path]) -> None:
