@@ -131,4 +131,4 @@ def _hint(found: list[Original], config: TrainerTemplate | None) -> str:
     hint += " or ".join(f"--template {choice}" for choice in choices.values())
     if config is None:
         return hint + "."
-    return f"{hint}. {TITLES[config.trainer]} saves the base's template with an adapter, whatever it trains with."
+    return f"{hint}. With most templates {TITLES[config.trainer]} saves the base's in its folder, not the one it trains with."

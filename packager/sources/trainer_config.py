@@ -1,7 +1,7 @@
 """What the configuration that a trainer left beside its adapter says of the chat template. It is read, never run.
 
-Unlike the chat template in the same folder, which LLaMA-Factory and XTuner copy from the base whatever they train with, this
-names what they trained with. LLaMA-Factory's web UI writes `training_args.yaml` and `llamaboard_config.yaml`; a configuration
+Unlike the chat template in the same folder, which XTuner always and LLaMA-Factory mostly copy from the base, this names what
+they trained with. LLaMA-Factory's web UI writes `training_args.yaml` and `llamaboard_config.yaml`; a configuration
 of its command line is found where the user has put it into the folder. XTuner's converter writes `xtuner_config.py`.
 
 Source: LLaMA-Factory 0.9.5, `webui/runner.py` and `data/template.py`; XTuner 0.2.0, `tools/model_converters/pth_to_hf.py`.
@@ -25,7 +25,7 @@ XTUNER_CONFIG = "xtuner_config.py"
 LLAMAFACTORY_CONFIGS = ("training_args.yaml", "llamaboard_config.yaml")
 TITLES = {"llamafactory": "LLaMA-Factory", "xtuner": "XTuner"}
 _YAML = (".yaml", ".yml")
-_OF_LLAMAFACTORY = frozenset({"model_name_or_path", "finetuning_type", "stage"})  # what tells its YAML from others
+_OF_LLAMAFACTORY = "model_name_or_path"  # beside `template`, tells its YAML from others
 _CHECKPOINT = re.compile(r"checkpoint-\d+", re.ASCII)
 _PROMPT_TEMPLATE = re.compile(r"(?:[A-Za-z_.]+\.)?PROMPT_TEMPLATE\.(\w+)", re.ASCII)
 _HINT = "Pass the template the model was trained with: --template FILE|NAME."
@@ -105,7 +105,7 @@ def _llamafactory_of(folder: Path) -> TrainerTemplate | None:
 def _llamafactory_if_it_is_one(path: Path) -> TrainerTemplate | None:
     """Read a YAML file that may be anything: one that is not LLaMA-Factory's, or no YAML at all, is nothing to us."""
     try:
-        return _llamafactory(path) if _OF_LLAMAFACTORY & set(_read_yaml(path)) else None
+        return _llamafactory(path) if _OF_LLAMAFACTORY in _read_yaml(path) else None
     except InputInvalid:
         return None
 
