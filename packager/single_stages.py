@@ -24,7 +24,6 @@ from packager.pipeline import (
     Written,
     point_name,
     verify_once,
-    weights_key,
     write_templates_once,
     write_weights,
 )
@@ -79,7 +78,7 @@ def quantize(request: BuildRequest, *, emit: Emit) -> tuple[Gguf, ...]:
     tree = find_tree(request.llama_cpp, emit=emit)
     with Workspace(request.output, emit=emit) as workspace:
         inputs = workspace.digest_inputs(model_files(plan.base, plan.adapter))
-        return write_weights(plan, weights_key(plan, inputs, tree), tree, workspace, emit)
+        return write_weights(plan, plan.template.template, inputs, tree, workspace, emit)
 
 
 def template(

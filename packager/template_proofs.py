@@ -142,7 +142,13 @@ def check(
     lora = read_adapter(adapter, checkpoint) if adapter is not None else None
     found = make_template(TemplatesJob(base=checkpoint, adapter=lora, template_file=template_file))
     template = found.template
-    served = Served(template=template.text, adds_bos=template.adds_bos, lmdeploy=found.lmdeploy.json_text, go=found.go)
+    served = Served(
+        template=template.text,
+        adds_bos=template.adds_bos,
+        lmdeploy=found.lmdeploy.json_text,
+        go=found.go,
+        rewritten=template.rewritten,
+    )
     if reference is not None:
         served = _as_it_is(name, emit)
     job = TemplateCheckJob(

@@ -36,6 +36,8 @@ def matrix_table(matrix: TemplateMatrix) -> Table:
 
 def matrix_notes(matrix: TemplateMatrix) -> Iterator[str]:
     """Give what the table has no room for: every reason, once for each engine and code, with its first conversation."""
+    if matrix.rewritten:
+        yield "ollama: does not build these prompts from the template itself; proved is the form written anew, without tools"
     for row in matrix.rows:
         if row.not_checked:
             yield f"{row.engine}: not checked: {row.not_checked}"

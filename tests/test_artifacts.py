@@ -42,13 +42,15 @@ FORMS = {
     "Conversation": f'{{"id": "c1", "group": "CORE", "messages": [{MESSAGE}, {MESSAGE}]}}',
     "Pin": PIN,
     "ChatTemplate": '{"source": "s", "original_sha256": "0", "text": "{{ x }}", '
-    f'"pins": [{PIN}], "stops": [], "adds_bos": false}}',
+    f'"pins": [{PIN}], "stops": [], "adds_bos": false, "rewritten": null}}',
     "LmdeployForm": '{"json_text": null, "code": "TOOLS", "reason": "it has tools"}',
+    "GoForm": '{"text": "{{ .System }}", "code": "", "reason": "", "limits": ["empty messages"]}',
+    "RewrittenForm": '{"text": null, "code": "POSITION", "reason": "rounds are numbered"}',
     "Measure": MEASURE,
     "Check": CHECK,
     "Verdict": f'{{"checks": [{CHECK}], "versions": ["torch 2.6"]}}',
     "OllamaParameters": PARAMETERS,
-    "Modelfile": f'{{"gguf": "m.gguf", "parameters": {PARAMETERS}, "license_text": "MIT"}}',
+    "Modelfile": f'{{"gguf": "m.gguf", "parameters": {PARAMETERS}, "license_text": "MIT", "template": null}}',
     "Registered": '{"name": "m:f16", "quant": "f16", "blob_sha256": "c", "same_bytes": true, "template_source": "gguf"}',
 }
 

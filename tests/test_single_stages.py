@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from packager.artifacts import Gguf
+from packager.artifacts import Quant
 from packager.formats.checkpoint import read_checkpoint
 from packager.formats.gguf import read_gguf
 from packager.formats.modelfile import parse_modelfile
+from tests.made_ggufs import make_ggufs
 from tests.run_packager import error_lines, run_packager
 
 FAMILY = "qwen3"
@@ -124,9 +124,9 @@ def test_a_folder_that_is_no_build_is_refused(command: str, tmp_path: Path, tiny
     assert str(tmp_path / "nothing") in error_lines(finished)[0]
 
 
-def test_a_template_in_the_modelfile_is_not_ignored_but_refused(chat_gguf: Gguf, tmp_path: Path) -> None:
-    shutil.copy(chat_gguf.path, tmp_path)
-    (tmp_path / "Modelfile").write_text(f"FROM ./{chat_gguf.path.name}\nTEMPLATE {{{{ .Prompt }}}}\n")
+def test_a_template_in_the_modelfile_is_not_ignored_but_refused(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    (gguf,) = make_ggufs(tiny(FAMILY), None, (Quant.Q8_0,), tmp_path).ggufs
+    (tmp_path / "Modelfile").write_text(f"FROM ./{gguf.path.name}\nTEMPLATE {{{{ .Prompt }}}}\n")
     finished = run_packager("register", tmp_path, "--name", "packy")
     assert finished.code == 3
     assert "Modelfile: TEMPLATE has no place in it" in error_lines(finished)[0]

@@ -53,27 +53,29 @@ def predict_choice(version: str, *, architecture: str, jinja: str | None, go: st
         jinja: The GGUF's chat template, None for none.
         go: The Modelfile's TEMPLATE, None for none.
     """
-    renderer = next((name for prefix, name in _FORCED_RENDERERS.items() if architecture.startswith(prefix)), "")
+    renderer = _renderer(architecture, go)
     if renderer:
         reason = f"Ollama uses its renderer {renderer} for {architecture} and ignores the model's chat template"
         return OllamaChoice(source=PromptSource.RENDERER, code="RENDERER_FORCED", reason=reason)
-    if go is not None and architecture.startswith(_HARMONY) and all(tag in go for tag in _HARMONY_TAGS):
-        reason = f"Ollama uses its renderer harmony for a {architecture} with such a TEMPLATE"
-        return OllamaChoice(source=PromptSource.RENDERER, code="RENDERER_FORCED", reason=reason)
-    if not at_least(version, NATIVE_TEMPLATES):
-        if go is not None:
-            return OllamaChoice(source=PromptSource.GO)
-        reason = f"Ollama {version} is older than 0.30 and does not run a GGUF's chat template: it needs a TEMPLATE"
-        return OllamaChoice(source=PromptSource.NONE, code="NO_TEMPLATE", reason=reason)
-    if go is not None and jinja is not None and _prefers(jinja, go):
+    runs_jinja = at_least(version, NATIVE_TEMPLATES)
+    if go is not None and not (runs_jinja and jinja is not None and _prefers(jinja, go)):
+        return OllamaChoice(source=PromptSource.GO)
+    if jinja is not None and runs_jinja:
+        if go is None:
+            return OllamaChoice(source=PromptSource.JINJA)
         reason = "the GGUF's chat template can do more than the TEMPLATE (tools or thinking), so Ollama uses that"
         return OllamaChoice(source=PromptSource.JINJA, code="PREFER_JINJA", reason=reason)
-    if go is not None:
-        return OllamaChoice(source=PromptSource.GO)
-    if jinja is not None:
-        return OllamaChoice(source=PromptSource.JINJA)
     reason = "there is neither a chat template in the GGUF nor a TEMPLATE"
+    if jinja is not None:
+        reason = f"Ollama {version} is older than 0.30 and does not run a GGUF's chat template: it needs a TEMPLATE"
     return OllamaChoice(source=PromptSource.NONE, code="NO_TEMPLATE", reason=reason)
+
+
+def _renderer(architecture: str, go: str | None) -> str:
+    """Give the renderer that Ollama forces on a model, empty when it forces none."""
+    if go is not None and architecture.startswith(_HARMONY) and all(tag in go for tag in _HARMONY_TAGS):
+        return "harmony"
+    return next((name for prefix, name in _FORCED_RENDERERS.items() if architecture.startswith(prefix)), "")
 
 
 def _prefers(jinja: str, go: str) -> bool:

@@ -32,6 +32,11 @@ class TemplateRow:
     cells: tuple[Cell, ...] = ()
     not_checked: str = ""
 
+    @property
+    def differs(self) -> bool:
+        """Whether a CORE conversation was compared and differs."""
+        return any(cell.outcome is Outcome.FAILED and cell.group == CORE for cell in self.cells)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TemplateMatrix:
@@ -43,6 +48,8 @@ class TemplateMatrix:
         reference: What the engines are compared with, and its version.
         conversations: What was rendered.
         rows: The engines.
+        rewritten: The rows of llama.cpp and Ollama are those of the form written anew: Ollama built other prompts from the
+            template itself, or could not run it.
     """
 
     source: str
@@ -50,6 +57,7 @@ class TemplateMatrix:
     reference: str
     conversations: tuple[Conversation, ...]
     rows: tuple[TemplateRow, ...]
+    rewritten: bool = False
 
     @property
     def equal(self) -> bool:

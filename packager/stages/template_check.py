@@ -58,13 +58,30 @@ def check_template(job: TemplateCheckJob, connect: Callable[[], OllamaServer], e
         expected = ask(reference, job.conversations, steps)
         with Probes(Path(scratch), job, vocabulary.result()) as probes:
             rows = tuple(_row(column, job, reference, expected, probes, connect, steps) for column in job.columns)
-        return TemplateMatrix(
+        matrix = TemplateMatrix(
             source=job.template.source,
             original_sha256=job.template.original_sha256,
             reference=f"{reference.name} {reference.version()}",
             conversations=job.conversations,
             rows=rows,
         )
+    return _written_anew(job, matrix, connect, emit)
+
+
+def _written_anew(
+    job: TemplateCheckJob, matrix: TemplateMatrix, connect: Callable[[], OllamaServer], emit: Emit
+) -> TemplateMatrix:
+    """Try the form that is written anew where Ollama does not build the prompts, and take its rows where that helps."""
+    failed = any(row.engine == Column.OLLAMA and row.differs for row in matrix.rows)
+    if not failed or job.served.rewritten is None:
+        return matrix
+    served = replace(job.served, template=job.served.rewritten, rewritten=None)
+    columns = tuple(column for column in job.columns if column in (Column.LLAMA_CPP, Column.OLLAMA))
+    anew = check_template(replace(job, served=served, columns=columns), connect, emit)
+    if any(row.differs or row.not_checked for row in anew.rows):
+        return matrix
+    by_engine = {row.engine: row for row in anew.rows}
+    return replace(matrix, rows=tuple(by_engine.get(row.engine, row) for row in matrix.rows), rewritten=True)
 
 
 def _vocabulary(job: TemplateCheckJob) -> tuple[MetadataEntry, ...]:

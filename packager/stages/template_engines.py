@@ -48,6 +48,8 @@ class Served:
         model: A model in Ollama that is asked as it is; None for a probe.
         lmdeploy: LMDeploy's JSON form; None for `--chat-template hf`.
         go: The Go TEMPLATE of an Ollama before 0.30; None when it is not asked for.
+        rewritten: What a GGUF gets where this Ollama does not build the reference's prompts from `template`; None for
+            nothing else.
     """
 
     template: str
@@ -56,6 +58,7 @@ class Served:
     model: str | None = None
     lmdeploy: str | None = None
     go: GoForm | None = None
+    rewritten: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from packager.artifacts import Adapter, ChatTemplate, Checkpoint, GoForm, LmdeployForm, Message
+from packager.artifacts import Adapter, ChatTemplate, Checkpoint, GoForm, LmdeployForm, Message, RewrittenForm
 from packager.chat import serving
 from packager.chat.canonical import Canonical, canonicalise
 from packager.chat.choose import choose_original
-from packager.chat.go_template import go_form
+from packager.chat.go_template import go_form_of
 from packager.chat.lmdeploy import lmdeploy_form
 from packager.chat.probes import load_probes
 from packager.chat.render import Renderer, RenderRefused
+from packager.chat.rewrite import rewritten_form
+from packager.chat.solve import solve_turns
 from packager.chat.stops import find_stops
 from packager.formats.text_file import write_text
 from packager.formats.tokenizer import TokenizerFacts, read_tokenizer
@@ -35,6 +37,7 @@ class TemplateResult:
         template: The canonical template.
         lmdeploy: LMDeploy's JSON form, or why there is none.
         go: The Go TEMPLATE for an Ollama before 0.30, or why there is none.
+        rewritten: The form for a llama.cpp that does not build the prompts from the template itself, or why there is none.
         prepare_command: Makes the `hf` checkpoint that the two commands below serve.
         vllm_command: Serves it with vLLM.
         lmdeploy_command: Serves it with LMDeploy.
@@ -44,6 +47,7 @@ class TemplateResult:
     template: ChatTemplate
     lmdeploy: LmdeployForm
     go: GoForm
+    rewritten: RewrittenForm
     prepare_command: str
     vllm_command: str
     lmdeploy_command: str
@@ -71,7 +75,8 @@ def make_template(job: TemplatesJob) -> TemplateResult:
         lmdeploy = lmdeploy_form(
             reference, probes, stops=stops.texts, double_bos=tokens.adds_bos and not canonical.leading_bos
         )
-        go = go_form(reference, probes, bos=tokens.bos_token or "")
+        turns = solve_turns(reference, probes, bos=tokens.bos_token or "")
+        rewritten = rewritten_form(renderer, canonical, turns, probes, source=original.source)
     template = ChatTemplate(
         source=original.source,
         original_sha256=canonical.original_sha256,
@@ -79,11 +84,13 @@ def make_template(job: TemplatesJob) -> TemplateResult:
         pins=canonical.pins,
         stops=stops.texts,
         adds_bos=canonical.leading_bos,
+        rewritten=rewritten.text,
     )
     return TemplateResult(
         template=template,
         lmdeploy=lmdeploy,
-        go=go,
+        go=go_form_of(turns),
+        rewritten=rewritten,
         prepare_command=serving.prepare_command(job.base.name, job.adapter.name if job.adapter else None),
         vllm_command=serving.vllm_command(job.base.architecture),
         lmdeploy_command=serving.lmdeploy_command(has_json=lmdeploy.json_text is not None),

@@ -9,6 +9,7 @@ from packager.chat.probes import core_probes
 from packager.chat.render import Renderer, Setting
 from packager.formats.tokenizer import NO_TOKENS, TokenizerFacts
 from tests.chat import samples
+from tests.chat.solvable import DROPS_SYSTEM
 
 NONE_IS_NOTHING = samples.CHATML + (
     "{% if not enable_thinking is defined %}A{% elif enable_thinking is none %}A{% endif %}"
@@ -39,11 +40,12 @@ def pins_of(renderer: Renderer, template: str) -> dict[str, str]:
         (NONE_IS_NOTHING, {"enable_thinking": "none"}),
         ("{{ datetime }}" + samples.CHATML, {"datetime": '""'}),
         ("{% if false %}{{ date_string }}{{ enable_thinking }}{% endif %}" + samples.CHATML, {}),
+        (DROPS_SYSTEM, {"messages": "read"}),
         (samples.CHATML + "{% if thinking %}T{% endif %}{% if reasoning_effort == 'high' %}H{% endif %}", {}),
     ],
     ids=["no variable", "default system", "date the template has", "date of the clock", "two clocks", "thinks by default",
          "thinks if told", "tools is not none", "none stands for nothing", "date with no text", "in dead code",
-         "switches that engines leave alone"],
+         "system messages are dropped", "switches that engines leave alone"],
 )  # fmt: skip
 def test_a_variable_is_pinned_only_where_engines_build_another_prompt(
     renderer: Renderer, template: str, pins: dict[str, str]

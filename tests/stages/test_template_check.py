@@ -20,12 +20,15 @@ from packager.parity.template_matrix import TemplateMatrix, TemplateRow
 from packager.sources.llama_cpp_tree import LlamaCppTree
 from packager.stages.template_check import Column, Served, TemplateCheckJob, check_template
 from packager.stages.templates import TemplatesJob, make_template
+from tests.chat.solvable import DROPS_SYSTEM
 
 
 @pytest.fixture(scope="module")
-def job(tiny: Callable[[str], Path], tree: LlamaCppTree) -> Callable[[str], TemplateCheckJob]:
-    def make(family: str) -> TemplateCheckJob:
-        found = make_template(TemplatesJob(base=read_checkpoint(tiny(family)), adapter=None, template_file=None))
+def job(tiny: Callable[[str], Path], tree: LlamaCppTree) -> Callable[..., TemplateCheckJob]:
+    def make(family: str, template_file: Path | None = None) -> TemplateCheckJob:
+        found = make_template(
+            TemplatesJob(base=read_checkpoint(tiny(family)), adapter=None, template_file=template_file)
+        )
         template = found.template
         served = Served(
             template=template.text, adds_bos=template.adds_bos, lmdeploy=found.lmdeploy.json_text, go=found.go
@@ -64,6 +67,21 @@ def test_llama_cpp_and_ollama_are_equal_on_every_conversation(
     last = steps[-1]
     assert isinstance(last, Advanced)
     assert len(steps) == last.done == last.total == 3 * len(load_probes())
+
+
+def test_system_messages_that_training_dropped_are_not_merged_into_the_user_s(
+    job: Callable[..., TemplateCheckJob], connect: Callable[[], OllamaServer], tmp_path: Path
+) -> None:
+    (tmp_path / "drops.jinja").write_text(DROPS_SYSTEM)
+    canonical = replace(job("qwen2.5", tmp_path / "drops.jinja"), columns=(Column.OLLAMA,))
+    assert [pin.name for pin in canonical.template.pins] == ["messages"]
+    found = row(check_template(canonical, connect, silent), Column.OLLAMA)
+    assert {cell.outcome for cell in found.cells} == {Outcome.PASSED}
+    unread = "{#- " + "no pin, and long enough not to be taken for a known template " * 3 + "-#}" + DROPS_SYSTEM
+    found = row(check_template(replace(canonical, served=Served(template=unread)), connect, silent), Column.OLLAMA)
+    codes = {cell.conversation: cell.code for cell in found.cells if cell.outcome is Outcome.FAILED}
+    assert codes["system-user"] == "SYS_MERGE"
+    assert "user" not in codes
 
 
 def test_every_engine(job: Callable[[str], TemplateCheckJob], connect: Callable[[], OllamaServer]) -> None:
