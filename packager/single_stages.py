@@ -1,4 +1,4 @@
-"""One stage at a time, for `packager merge`, `quantize`, `template`, `modelfile`, `register` and `verify`.
+"""One stage at a time, for `packager merge`, `quantize`, `modelfile`, `register` and `verify`.
 
 The same jobs and receipts as `packager.pipeline`, which does them all.
 """
@@ -25,7 +25,6 @@ from packager.pipeline import (
     point_name,
     verify_once,
     weights_key,
-    write_templates_once,
     write_weights,
 )
 from packager.plan import BuildRequest, build_name, make_plan
@@ -80,15 +79,6 @@ def quantize(request: BuildRequest, *, emit: Emit) -> tuple[Gguf, ...]:
     with Workspace(request.output, emit=emit) as workspace:
         inputs = workspace.digest_inputs(model_files(plan.base, plan.adapter))
         return write_weights(plan, weights_key(plan, inputs, tree), tree, workspace, emit)
-
-
-def template(
-    base: Path, adapter: Path | None, output: Path, *, template_file: Path | None, emit: Emit
-) -> tuple[Path, ...]:
-    """Write the canonical chat template and its other forms, and give their paths."""
-    _, _, found = _read(base, adapter, template_file)
-    with Workspace(output, emit=emit) as workspace:
-        return write_templates_once(found, workspace, emit)
 
 
 def modelfile(

@@ -57,6 +57,13 @@ class TemplateMatrix:
         outcomes = {cell.outcome for row in self.rows for cell in row.cells if cell.group == CORE}
         return Outcome.PASSED in outcomes and Outcome.FAILED not in outcomes
 
+    @property
+    def differing(self) -> tuple[str, ...]:
+        """The engines on which a CORE conversation differs."""
+        return tuple(
+            row.engine for row in self.rows if any(c.outcome is Outcome.FAILED and c.group == CORE for c in row.cells)
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:

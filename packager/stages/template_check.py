@@ -44,8 +44,8 @@ def check_template(job: TemplateCheckJob, connect: Callable[[], OllamaServer], e
         emit: Gets the progress, one step for each conversation and engine.
 
     Raises:
-        InputInvalid: The tokenizer cannot be read.
-        Unsupported: llama.cpp's converter does not know the architecture or the tokenizer.
+        InputInvalid: transformers cannot read the tokenizer. What llama.cpp's converter cannot read is a row that was not
+            checked: vLLM and LMDeploy do without it.
         UnsafeInput: The template does not end on one of the conversations.
     """
     with (
@@ -56,7 +56,7 @@ def check_template(job: TemplateCheckJob, connect: Callable[[], OllamaServer], e
         vocabulary = background.submit(_vocabulary, job)
         steps = Steps(len(job.conversations) * (len(job.columns) + 1), emit, STAGE)
         expected = ask(reference, job.conversations, steps)
-        with Probes(Path(scratch), job, vocabulary.result()) as probes:
+        with Probes(Path(scratch), job, vocabulary.result) as probes:
             rows = tuple(_row(column, job, reference, expected, probes, connect, steps) for column in job.columns)
         return TemplateMatrix(
             source=job.template.source,
@@ -99,7 +99,8 @@ def _row(
         )
         return TemplateRow(engine=column.value, version="", cells=cells)
     except PackagerError as error:
-        return TemplateRow(engine=column.value, version="", not_checked=error.message)
+        way_out = f" ({error.hint})" if error.hint else ""
+        return TemplateRow(engine=column.value, version="", not_checked=error.message + way_out)
     if column is Column.OLLAMA and source in _BYPASSED:
         cells = _with_code(cells, {probe.id: _BYPASSED[source] for probe in job.conversations})
     if column is Column.OLLAMA_GO:

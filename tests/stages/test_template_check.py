@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -103,6 +105,18 @@ def test_an_ollama_that_does_not_answer_is_not_checked(job: Callable[[str], Temp
     matrix = check_template(job("qwen2.5"), absent, silent)
     assert matrix.equal
     assert row(matrix, Column.OLLAMA) == TemplateRow(engine="ollama", version="", not_checked="no Ollama answers here")
+
+
+def test_what_llama_cpp_cannot_read_is_not_checked_there_and_checked_elsewhere(
+    job: Callable[[str], TemplateCheckJob], tmp_path: Path
+) -> None:
+    shutil.copytree(job("qwen2.5").folder, tmp_path / "base")
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    (tmp_path / "base" / "config.json").write_text(json.dumps({**config, "architectures": ["UnheardOfForCausalLM"]}))
+    unknown = replace(job("qwen2.5"), folder=tmp_path / "base", columns=(Column.LLAMA_CPP, Column.LMDEPLOY))
+    matrix = check_template(unknown, lambda: pytest.fail("not asked"), silent)
+    assert "UnheardOfForCausalLM" in row(matrix, Column.LLAMA_CPP).not_checked
+    assert {cell.outcome for cell in row(matrix, Column.LMDEPLOY).cells} == {Outcome.PASSED}
 
 
 def test_an_ollama_that_refuses_the_model_has_failed(job: Callable[[str], TemplateCheckJob]) -> None:
