@@ -22,6 +22,7 @@ from packager.parity.template_matrix import TemplateMatrix, TemplateRow
 from packager.sources.llama_cpp_tree import LlamaCppTree
 from packager.stages.template_check import Column, Served, TemplateCheckJob, check_template
 from packager.stages.templates import TemplatesJob, make_template
+from tests.chat.samples import CHATML_WITH_DEFAULT
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,19 @@ def test_an_ollama_that_does_not_answer_is_not_checked(job: Callable[[str], Temp
     matrix = check_template(job("qwen2.5"), absent, silent)
     assert matrix.equal
     assert row(matrix, Column.OLLAMA) == TemplateRow(engine="ollama", version="", not_checked="no Ollama answers here")
+
+
+def test_what_the_json_of_lmdeploy_does_not_hold_for_has_its_code(
+    job: Callable[[str], TemplateCheckJob], tmp_path: Path
+) -> None:
+    later = "{% if m['role'] == 'system' and not loop.first %}(system, later){% endif %}"
+    (tmp_path / "own.jinja").write_text(CHATML_WITH_DEFAULT.replace("{% endif %}", "{% endif %}" + later, 1))
+    base = read_checkpoint(job("qwen2.5").folder)
+    found = make_template(TemplatesJob(base=base, adapter=None, template_file=tmp_path / "own.jinja"))
+    served = Served(template=found.template.text, lmdeploy=found.lmdeploy.json_text)
+    asked = replace(job("qwen2.5"), template=found.template, served=served, columns=(Column.LMDEPLOY,))
+    cells = row(check_template(asked, lambda: pytest.fail("not asked"), silent), Column.LMDEPLOY).cells
+    assert {cell.conversation: cell.code for cell in cells if cell.code} == {"system-in-the-middle": "ROLES"}
 
 
 def test_what_llama_cpp_cannot_read_is_not_checked_there_and_checked_elsewhere(
