@@ -86,7 +86,13 @@ def model_class(folder: Path, index: Callable[[Any], dict[str, Callable[[], Any]
             name = found.get_vocab_base_pre(self, configured_tokenizer(folder, tokenizer))
         return name
 
-    members = {"model_arch": found.model_arch, "get_vocab_base_pre": get_vocab_base_pre}
+    def set_vocab(self: Any) -> None:
+        try:
+            found.set_vocab(self)
+        except SystemExit as error:  # what some architectures do without it: no reason, and the whole process
+            raise FileNotFoundError(f"tokenizer.model is missing, which it wants for {architecture}") from error
+
+    members = {"model_arch": found.model_arch, "get_vocab_base_pre": get_vocab_base_pre, "set_vocab": set_vocab}
     return type(found.__name__, (found, Supplied), members)
 
 

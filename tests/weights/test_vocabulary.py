@@ -67,6 +67,16 @@ def test_tokens_behind_a_text_do_not_hide_how_it_is_split(tokenizers: Path, tree
         vocabulary_of_folder(folder, tree)
 
 
+def test_a_converter_that_ends_its_process_is_an_error(
+    tiny: Callable[[str], Path], tree: LlamaCppTree, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny("qwen2.5"), tmp_path / "base")
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    (tmp_path / "base" / "config.json").write_text(json.dumps({**config, "architectures": ["InternLM2ForCausalLM"]}))
+    with pytest.raises(InputInvalid, match=r"tokenizer\.model is missing, which it wants for InternLM2ForCausalLM"):
+        vocabulary_of_folder(tmp_path / "base", tree)
+
+
 def test_an_architecture_the_converter_does_not_know(
     tiny: Callable[[str], Path], tree: LlamaCppTree, tmp_path: Path
 ) -> None:
