@@ -24,6 +24,7 @@ from packager.parity.template_matrix import TemplateMatrix
 from packager.pipeline import BuildResult
 from packager.plan import PlanSummary
 from packager.sources.demo_model import QUESTION
+from packager.template_conversion import Conversion
 from packager.template_proofs import ShownTemplate, TemplateDifference
 
 _MARKS = {
@@ -194,12 +195,23 @@ class Console:
         for label, text in template_views.shown_rows(shown):
             self.line(f"{label:>9}  {text}")
 
+    def conversion(self, done: Conversion) -> None:
+        """Show the files of a conversion, what the engines make of them, and what could not be written."""
+        if self._as_json:
+            self.result(done)
+            return
+        self.files(done.files)
+        self.template_matrix(done.matrix)
+        for form in done.missing:
+            self.line(f"no {form.file} ({form.code}): {form.reason}. {form.instead}")
+
     def template_matrix(self, matrix: TemplateMatrix) -> None:
         """Show what every engine makes of a template."""
         if self._as_json:
             self.result(matrix)
             return
-        self._out.print(template_views.matrix_table(matrix))
+        if any(row.cells for row in matrix.rows):
+            self._out.print(template_views.matrix_table(matrix))
         for note in template_views.matrix_notes(matrix):
             self.line(note)
         self._out.print(f"{template_views.matrix_sentence(matrix)} (reference: {matrix.reference})")

@@ -20,7 +20,7 @@ from packager.plan import BuildRequest, Plan, make_plan
 from packager.sources.llama_cpp_tree import LlamaCppTree, find_tree
 from packager.stages.modelfile import ModelfileJob, make_modelfile, write_modelfile
 from packager.stages.register import RegisterJob, refuse_taken_name, register
-from packager.stages.templates import TemplateResult, write_templates
+from packager.stages.templates import Target, TemplateResult, write_templates
 from packager.stages.verify import VerifyJob, verify
 from packager.stages.weights import QuantizeJob, gguf_name, quantize
 from packager.template_gate import template_for_ollama
@@ -63,6 +63,14 @@ class VerifyKey:
     server: str
     gates: Gates
     versions: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemplatesKey:
+    """Everything the bytes of a template's forms depend on."""
+
+    template: TemplateResult
+    targets: tuple[Target, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,14 +181,16 @@ def _refuse_taken_names(
         refuse_taken_name(wanted, server, replace=plan.request.replace, ours=tuple(gguf.sha256 for gguf in made))
 
 
-def write_templates_once(found: TemplateResult, workspace: Workspace, emit: Emit) -> tuple[Path, ...]:
+def write_templates_once(
+    found: TemplateResult, workspace: Workspace, emit: Emit, targets: tuple[Target, ...] = tuple(Target)
+) -> tuple[Path, ...]:
     """Write the canonical template and its other forms, or reuse them by their receipt."""
     for note in found.notes:
         emit(Noted(stage="template", text=note))
     return workspace.once(
         "template",
-        key=found,
-        job=lambda staging: Written(files=write_templates(found, staging)),
+        key=TemplatesKey(template=found, targets=targets),
+        job=lambda staging: Written(files=write_templates(found, staging, targets)),
         kind=Written,
         title="canonical chat template and its forms for other engines",
     ).files

@@ -1,4 +1,4 @@
-"""One stage at a time, for `packager merge`, `quantize`, `template`, `modelfile`, `register` and `verify`.
+"""One stage at a time, for `packager merge`, `quantize`, `modelfile`, `register` and `verify`.
 
 The same jobs and receipts as `packager.pipeline`, which does them all.
 """
@@ -24,7 +24,6 @@ from packager.pipeline import (
     Written,
     point_name,
     verify_once,
-    write_templates_once,
     write_weights,
 )
 from packager.plan import BuildRequest, build_name, make_plan
@@ -79,15 +78,6 @@ def quantize(request: BuildRequest, *, emit: Emit) -> tuple[Gguf, ...]:
     with Workspace(request.output, emit=emit) as workspace:
         inputs = workspace.digest_inputs(model_files(plan.base, plan.adapter))
         return write_weights(plan, plan.template.template, inputs, tree, workspace, emit)
-
-
-def template(
-    base: Path, adapter: Path | None, output: Path, *, template_file: str | None, emit: Emit
-) -> tuple[Path, ...]:
-    """Write the canonical chat template and its other forms, and give their paths."""
-    _, _, found = _read(base, adapter, template_file)
-    with Workspace(output, emit=emit) as workspace:
-        return write_templates_once(found, workspace, emit)
 
 
 def modelfile(

@@ -1,4 +1,4 @@
-"""What the commands of `packager template` do: show a template, prove it on every engine, convert it, compare two."""
+"""What the commands of `packager template` do: show a template, prove it on every engine, compare two."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from packager.parity.differences import ids_difference, text_difference
 from packager.parity.template_matrix import TemplateMatrix
 from packager.sources.llama_cpp_tree import find_tree
 from packager.stages.template_check import Column, Served, TemplateCheckJob, check_template
-from packager.stages.templates import TemplatesJob, make_template
+from packager.stages.templates import TemplateResult, TemplatesJob, make_template
 from packager.template_subjects import Subject, read_subject
 
 _SHOWN_SKIPPED = 3
@@ -141,20 +141,41 @@ def check(
     checkpoint = read_checkpoint(base)
     lora = read_adapter(adapter, checkpoint) if adapter is not None else None
     found = make_template(TemplatesJob(base=checkpoint, adapter=lora, template_file=template_file))
+    served = _as_it_is(name, emit) if reference is not None else None
+    return prove(base, found, served=served, columns=columns, more=more, emit=emit)
+
+
+def prove(
+    base: Path,
+    found: TemplateResult,
+    *,
+    served: Served | None = None,
+    columns: tuple[Column, ...],
+    more: tuple[Conversation, ...] = (),
+    emit: Emit,
+) -> TemplateMatrix:
+    """Compare what engines build from a template's forms, or from what is `served`, with what training built.
+
+    Args:
+        base: The checkpoint, for its config and tokenizer.
+        found: The template it was trained with, and its forms.
+        served: What engines get instead of the forms.
+        columns: The engines to ask.
+        more: Conversations besides the probes.
+        emit: Gets the progress.
+    """
     template = found.template
-    served = Served(
+    forms = Served(
         template=template.text,
         adds_bos=template.adds_bos,
         lmdeploy=found.lmdeploy.json_text,
         go=found.go,
         rewritten=template.rewritten,
     )
-    if reference is not None:
-        served = _as_it_is(name, emit)
     job = TemplateCheckJob(
         folder=base,
         template=template,
-        served=served,
+        served=served or forms,
         conversations=(*load_probes(), *more),
         columns=columns,
         tree=find_tree(None, emit=emit),

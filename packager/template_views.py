@@ -51,13 +51,10 @@ def matrix_notes(matrix: TemplateMatrix) -> Iterator[str]:
 def matrix_sentence(matrix: TemplateMatrix) -> str:
     """Give the matrix in one line of markup; engines that were not asked are named in it."""
     asked = [row for row in matrix.rows if not row.not_checked]
-    differing = [
-        row.engine for row in asked if any(c.outcome is Outcome.FAILED and c.group == "CORE" for c in row.cells)
-    ]
     missing = [row.engine for row in matrix.rows if row.not_checked]
     tail = f"; not checked: {', '.join(missing)}" if missing else ""
-    if differing:
-        return f"[bold red]CORE conversations differ on {', '.join(differing)}[/]{tail}"
+    if matrix.differing:
+        return f"[bold red]CORE conversations differ on {', '.join(matrix.differing)}[/]{tail}"
     if not matrix.equal:
         return f"[bold yellow]not checked[/]{tail}"
     return f"[bold green]every CORE conversation is equal[/] on {', '.join(row.engine for row in asked)}{tail}"

@@ -91,8 +91,9 @@ def test_quantizing_our_merge_gives_the_tensors_of_a_build(
 
 
 def test_template_and_modelfile_give_the_files_of_a_build(
-    tiny: Callable[[str], Path], tiny_lora: Callable[[str], Path], tmp_path: Path
+    tiny: Callable[[str], Path], tiny_lora: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("PACKAGER_VLLM", str(tmp_path))  # nobody is there: the files are what is looked at here
     base, adapter, whole, parts = tiny(FAMILY), tiny_lora(FAMILY), tmp_path / "whole", tmp_path / "parts"
     arguments = (base, adapter, "--quant", "q8_0", "--name", "packy")
     assert run_packager("build", *arguments, "-o", whole, "--no-register", "--no-verify").code == 0
@@ -110,7 +111,7 @@ def test_template_and_modelfile_give_the_files_of_a_build(
 
 @pytest.mark.parametrize("flag", ["-q", "--quiet"])
 def test_quiet_leaves_the_result_only(flag: str, tiny: Callable[[str], Path], tmp_path: Path) -> None:
-    finished = run_packager("template", "convert", tiny(FAMILY), "-o", tmp_path / "out", flag)
+    finished = run_packager("template", "convert", tiny(FAMILY), "-o", tmp_path / "out", "--to", "ollama", flag)
     assert finished.code == 0
     assert finished.err == ""
     assert str(tmp_path / "out" / "chat_template.jinja") in finished.out.splitlines()

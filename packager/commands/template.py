@@ -9,6 +9,7 @@ import click
 from packager.commands import options
 
 ENGINES = ("llama.cpp", "ollama", "ollama-go", "vllm", "lmdeploy")
+TARGETS = ("ollama", "lmdeploy", "vllm")
 
 
 @click.group(short_help="Show, prove, convert and compare chat templates.")
@@ -144,27 +145,70 @@ def check(
     return 0 if matrix.equal else VERIFICATION_FAILED
 
 
-@template.command(short_help="Write a template's forms for every engine.")
+@template.command(short_help="Write a template's forms, and prove each on its engine.")
 @options.base
 @options.adapter
 @options.output
+@click.option(
+    "--to",
+    "targets",
+    type=click.Choice(TARGETS),
+    multiple=True,
+    help="Write for this engine only; repeatable. By default for every one.",
+)
 @options.template
+@options.conversations
 @options.as_json
 @options.quiet
 def convert(
-    base: Path, adapter: Path | None, output: Path, template_file: str | None, as_json: bool, quiet: bool
-) -> None:
-    """Write the chat template of BASE and ADAPTER for Ollama, llama.cpp, vLLM and LMDeploy.
+    base: Path,
+    adapter: Path | None,
+    output: Path,
+    targets: tuple[str, ...],
+    template_file: str | None,
+    conversations: Path | None,
+    walks: int,
+    seed: int,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Write the chat template of the checkpoint BASE and ADAPTER for an engine, and compare what the engine builds from it.
+
+    \b
+    ollama    chat_template.jinja for the GGUF; ollama.gotmpl, the TEMPLATE of Modelfile.legacy, before 0.30
+    lmdeploy  lmdeploy.json where it can say the template; else serve.txt, with the reason and --chat-template hf
+    vllm      chat_template.jinja, and serve.txt with the command
+
+    An engine that is not there is told as not checked. Exit code 5 when a CORE conversation differs, 12 when a form that
+    --to asks for does not exist; what can be written is there in both cases.
 
     \b
     Example:
-      packager template convert ./Qwen2.5-0.5B-Instruct ./my-lora -o ./out
+      packager template convert ./Qwen2.5-0.5B-Instruct ./my-lora -o ./out --to lmdeploy
     """
     from packager.console import Console
-    from packager.single_stages import template as run
+    from packager.errors import VERIFICATION_FAILED, Unsupported
+    from packager.stages.templates import Target
+    from packager.template_conversion import convert as run
+    from packager.template_proofs import more_conversations
 
     with Console(quiet=quiet, as_json=as_json) as console:
-        console.files(run(base, adapter, output, template_file=template_file, emit=console.emit))
+        done = run(
+            base,
+            adapter,
+            output,
+            template_file=template_file,
+            targets=tuple(Target(name) for name in TARGETS if name in (targets or TARGETS)),
+            more=more_conversations(conversations, walks, seed, emit=console.emit),
+            emit=console.emit,
+        )
+        console.conversion(done)
+    if targets and done.missing:
+        raise Unsupported(
+            "; ".join(f"{base}: there is no {form.file} ({form.code}): {form.reason}" for form in done.missing),
+            hint=" ".join(form.instead for form in done.missing),
+        )
+    return VERIFICATION_FAILED if done.matrix.differing else 0
 
 
 @template.command(short_help="Where the prompts of two templates part.")

@@ -18,8 +18,8 @@ from packager.parity.tokens import Ids, compare_tokens
 
 Render = Callable[[Conversation], Rendered]
 
-COLLATE, SYS_MERGE, TRIM, CONTENT, BOS_DUP, BOS_LOST, NFC, TOKENIZER, DIFFERS = (
-    "COLLATE", "SYS_MERGE", "TRIM", "CONTENT", "BOS_DUP", "BOS_LOST", "NFC", "TOKENIZER", "DIFFERS"
+COLLATE, SYS_MERGE, TRIM, CONTENT, BOS_DUP, BOS_LOST, EOS_ADDED, NFC, TOKENIZER, DIFFERS = (
+    "COLLATE", "SYS_MERGE", "TRIM", "CONTENT", "BOS_DUP", "BOS_LOST", "EOS_ADDED", "NFC", "TOKENIZER", "DIFFERS"
 )  # fmt: skip
 
 
@@ -64,6 +64,11 @@ class TemplateMatrix:
         """Whether a CORE conversation was compared and none differs on any engine."""
         outcomes = {cell.outcome for row in self.rows for cell in row.cells if cell.group == CORE}
         return Outcome.PASSED in outcomes and Outcome.FAILED not in outcomes
+
+    @property
+    def differing(self) -> tuple[str, ...]:
+        """The engines on which a CORE conversation differs."""
+        return tuple(row.engine for row in self.rows if row.differs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,11 +128,9 @@ def _cause(
     render: Render,
     bos: str,
 ) -> str:
-    if isinstance(expected[1], tuple) and isinstance(found[1], tuple):
-        if found[1][1:] == expected[1]:
-            return BOS_DUP
-        if expected[1][1:] == found[1]:
-            return BOS_LOST
+    ends = _ends(expected[1], found[1])
+    if ends:
+        return ends
     if same_text:
         text = expected[0] if isinstance(expected[0], str) else ""
         return TOKENIZER if unicodedata.is_normalized("NFC", text) else NFC
@@ -139,6 +142,17 @@ def _cause(
         blanks = stripped != conversation.messages
         return TRIM if blanks and render(replace(conversation, messages=stripped)) == expected[0] else CONTENT
     return DIFFERS
+
+
+def _ends(expected: Ids, found: Ids) -> str:
+    """Give what became of the first id or behind the last one, where nothing else differs; else an empty text."""
+    if not (isinstance(expected, tuple) and isinstance(found, tuple)):
+        return ""
+    if found[1:] == expected:
+        return BOS_DUP
+    if expected[1:] == found:
+        return BOS_LOST
+    return EOS_ADDED if found[: len(expected)] == expected else ""
 
 
 def _with_raw_contents(conversation: Conversation, render: Render) -> Rendered:

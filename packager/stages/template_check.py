@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from packager.artifacts import Outcome
+from packager.artifacts import Conversation, Outcome
+from packager.chat.lmdeploy import assembled
 from packager.chat.turn_model import alternates
 from packager.engines.ollama import OllamaServer
 from packager.engines.ollama_api import OllamaRefused
@@ -44,8 +45,8 @@ def check_template(job: TemplateCheckJob, connect: Callable[[], OllamaServer], e
         emit: Gets the progress, one step for each conversation and engine.
 
     Raises:
-        InputInvalid: The tokenizer cannot be read.
-        Unsupported: llama.cpp's converter does not know the architecture or the tokenizer.
+        InputInvalid: transformers cannot read the tokenizer. What llama.cpp's converter cannot read is a row that was not
+            checked: vLLM and LMDeploy do without it.
         UnsafeInput: The template does not end on one of the conversations.
     """
     with (
@@ -56,7 +57,7 @@ def check_template(job: TemplateCheckJob, connect: Callable[[], OllamaServer], e
         vocabulary = background.submit(_vocabulary, job)
         steps = Steps(len(job.conversations) * (len(job.columns) + 1), emit, STAGE)
         expected = ask(reference, job.conversations, steps)
-        with Probes(Path(scratch), job, vocabulary.result()) as probes:
+        with Probes(Path(scratch), job, vocabulary.result) as probes:
             rows = tuple(_row(column, job, reference, expected, probes, connect, steps) for column in job.columns)
         matrix = TemplateMatrix(
             source=job.template.source,
@@ -116,12 +117,21 @@ def _row(
         )
         return TemplateRow(engine=column.value, version="", cells=cells)
     except PackagerError as error:
-        return TemplateRow(engine=column.value, version="", not_checked=error.message)
+        way_out = f" ({error.hint})" if error.hint else ""
+        return TemplateRow(engine=column.value, version="", not_checked=error.message + way_out)
     if column is Column.OLLAMA and source in _BYPASSED:
         cells = _with_code(cells, {probe.id: _BYPASSED[source] for probe in job.conversations})
+    if column is Column.LMDEPLOY and job.served.lmdeploy is not None:
+        codes = zip(job.conversations, found.prompts, strict=True)
+        cells = _with_code(cells, {c.id: _ROLES for c, prompt in codes if _as_the_form(c, prompt, job.served.lmdeploy)})
     if column is Column.OLLAMA_GO:
         cells = _with_code(cells, {probe.id: _ROLES for probe in job.conversations if not alternates(probe.messages)})
     return TemplateRow(engine=column.value, version=version, cells=cells)
+
+
+def _as_the_form(conversation: Conversation, prompt: object, form: str) -> bool:
+    """Whether the roles do not alternate, and LMDeploy wrote what its form says of each role."""
+    return not alternates(conversation.messages) and assembled(form, conversation.messages) == prompt
 
 
 def _with_code(cells: tuple[Cell, ...], codes: dict[str, str]) -> tuple[Cell, ...]:

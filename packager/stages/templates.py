@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from packager.artifacts import Adapter, ChatTemplate, Checkpoint, GoForm, LmdeployForm, Message, RewrittenForm
@@ -18,6 +19,16 @@ from packager.chat.solve import solve_turns
 from packager.chat.stops import find_stops
 from packager.formats.text_file import write_text
 from packager.formats.tokenizer import TokenizerFacts, read_tokenizer
+
+_PREPARE = "# vLLM and LMDeploy read the merged checkpoint. Make it beside this file first:"
+
+
+class Target(StrEnum):
+    """What the forms of a template are for, by the name they are asked for with."""
+
+    OLLAMA = "ollama"
+    LMDEPLOY = "lmdeploy"
+    VLLM = "vllm"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,44 +109,50 @@ def make_template(job: TemplatesJob) -> TemplateResult:
     )
 
 
-def write_templates(result: TemplateResult, output: Path) -> tuple[Path, ...]:
-    """Write `chat_template.jinja`, `serve.txt` with the commands of other engines, and the forms that there are.
+def write_templates(
+    result: TemplateResult, output: Path, targets: tuple[Target, ...] = tuple(Target)
+) -> tuple[Path, ...]:
+    """Write the forms that there are, and `serve.txt` with the commands of other engines and why a form is missing.
 
     Args:
         result: What `make_template` gave.
         output: An existing folder.
+        targets: What for. Ollama and vLLM read `chat_template.jinja`; LMDeploy reads the checkpoint's, or its JSON.
 
     Returns:
         The files written.
     """
-    written = [
-        write_text(output / serving.TEMPLATE_FILE, result.template.text),
-        write_text(output / serving.COMMANDS_FILE, _commands(result)),
-    ]
-    if result.lmdeploy.json_text is not None:
-        written.append(write_text(output / serving.LMDEPLOY_FILE, result.lmdeploy.json_text))
-    if result.go.text is not None:
-        written.append(write_text(output / serving.GO_FILE, result.go.text + "\n"))
-    return tuple(written)
+    texts = {serving.COMMANDS_FILE: _commands(result, targets)}
+    if Target.OLLAMA in targets or Target.VLLM in targets:
+        texts[serving.TEMPLATE_FILE] = result.template.text
+    if Target.LMDEPLOY in targets and result.lmdeploy.json_text is not None:
+        texts[serving.LMDEPLOY_FILE] = result.lmdeploy.json_text
+    if Target.OLLAMA in targets and result.go.text is not None:
+        texts[serving.GO_FILE] = result.go.text + "\n"
+    return tuple(write_text(output / name, text) for name, text in sorted(texts.items()) if text)
 
 
-def _commands(result: TemplateResult) -> str:
-    lines = [
-        "# vLLM and LMDeploy read the merged checkpoint. Make it beside this file first:",
-        result.prepare_command,
-        "",
-        "# vLLM, port 8000:",
-        result.vllm_command,
-        "",
-        "# LMDeploy, port 23333:",
-        result.lmdeploy_command,
-    ]
-    if result.lmdeploy.json_text is None:
-        lines += ["", f"# There is no lmdeploy.json ({result.lmdeploy.code}): {result.lmdeploy.reason}"]
-    if result.go.text is None:
-        lines += ["", f"# There is no {serving.GO_FILE} for Ollama before 0.30 ({result.go.code}): {result.go.reason}"]
-    lines += [f"# {serving.GO_FILE} does not hold for {limit}." for limit in result.go.limits]
-    return "\n".join(lines) + "\n"
+def _commands(result: TemplateResult, targets: tuple[Target, ...]) -> str:
+    """Give serve.txt; empty when there is nothing to say."""
+    commands = []
+    if Target.VLLM in targets:
+        commands += ["", "# vLLM, port 8000:", result.vllm_command]
+    if Target.LMDEPLOY in targets:
+        commands += ["", "# LMDeploy, port 23333:", result.lmdeploy_command]
+        if result.lmdeploy.json_text is None:
+            commands += [
+                "",
+                f"# There is no {serving.LMDEPLOY_FILE} ({result.lmdeploy.code}): {result.lmdeploy.reason}",
+            ]
+    lines = [_PREPARE, result.prepare_command, *commands] if commands else []
+    if Target.OLLAMA in targets:
+        if result.go.text is None:
+            lines += [
+                "",
+                f"# There is no {serving.GO_FILE} for Ollama before 0.30 ({result.go.code}): {result.go.reason}",
+            ]
+        lines += [f"# {serving.GO_FILE} does not hold for {limit}." for limit in result.go.limits]
+    return "\n".join([*lines, ""]).removeprefix("\n")
 
 
 def _notes(

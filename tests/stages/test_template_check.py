@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from packager.parity.template_matrix import TemplateMatrix, TemplateRow
 from packager.sources.llama_cpp_tree import LlamaCppTree
 from packager.stages.template_check import Column, Served, TemplateCheckJob, check_template
 from packager.stages.templates import TemplatesJob, make_template
+from tests.chat.samples import CHATML_WITH_DEFAULT
 from tests.chat.solvable import DROPS_SYSTEM
 
 
@@ -121,6 +124,31 @@ def test_an_ollama_that_does_not_answer_is_not_checked(job: Callable[[str], Temp
     matrix = check_template(job("qwen2.5"), absent, silent)
     assert matrix.equal
     assert row(matrix, Column.OLLAMA) == TemplateRow(engine="ollama", version="", not_checked="no Ollama answers here")
+
+
+def test_what_the_json_of_lmdeploy_does_not_hold_for_has_its_code(
+    job: Callable[[str], TemplateCheckJob], tmp_path: Path
+) -> None:
+    later = "{% if m['role'] == 'system' and not loop.first %}(system, later){% endif %}"
+    (tmp_path / "own.jinja").write_text(CHATML_WITH_DEFAULT.replace("{% endif %}", "{% endif %}" + later, 1))
+    base = read_checkpoint(job("qwen2.5").folder)
+    found = make_template(TemplatesJob(base=base, adapter=None, template_file=tmp_path / "own.jinja"))
+    served = Served(template=found.template.text, lmdeploy=found.lmdeploy.json_text)
+    asked = replace(job("qwen2.5"), template=found.template, served=served, columns=(Column.LMDEPLOY,))
+    cells = row(check_template(asked, lambda: pytest.fail("not asked"), silent), Column.LMDEPLOY).cells
+    assert {cell.conversation: cell.code for cell in cells if cell.code} == {"system-in-the-middle": "ROLES"}
+
+
+def test_what_llama_cpp_cannot_read_is_not_checked_there_and_checked_elsewhere(
+    job: Callable[[str], TemplateCheckJob], tmp_path: Path
+) -> None:
+    shutil.copytree(job("qwen2.5").folder, tmp_path / "base")
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    (tmp_path / "base" / "config.json").write_text(json.dumps({**config, "architectures": ["UnheardOfForCausalLM"]}))
+    unknown = replace(job("qwen2.5"), folder=tmp_path / "base", columns=(Column.LLAMA_CPP, Column.LMDEPLOY))
+    matrix = check_template(unknown, lambda: pytest.fail("not asked"), silent)
+    assert "UnheardOfForCausalLM" in row(matrix, Column.LLAMA_CPP).not_checked
+    assert {cell.outcome for cell in row(matrix, Column.LMDEPLOY).cells} == {Outcome.PASSED}
 
 
 def test_an_ollama_that_refuses_the_model_has_failed(job: Callable[[str], TemplateCheckJob]) -> None:

@@ -14,7 +14,7 @@ from packager.chat.probes import load_probes
 from packager.errors import InputInvalid, UnsafeInput, Unsupported
 from packager.formats.adapter import read_adapter
 from packager.formats.checkpoint import read_checkpoint
-from packager.stages.templates import TemplateResult, TemplatesJob, make_template, write_templates
+from packager.stages.templates import Target, TemplateResult, TemplatesJob, make_template, write_templates
 from tests.chat import samples
 
 QWEN_DEFAULT = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
@@ -179,6 +179,33 @@ def test_without_a_json_form_the_commands_say_why(read: Callable[[str], Checkpoi
     assert found.lmdeploy.reason in text
     assert found.lmdeploy_command in text
     assert found.lmdeploy_command.endswith("--chat-template hf")
+
+
+@pytest.mark.parametrize(
+    ("targets", "files", "engines"),
+    [
+        ((Target.OLLAMA,), {"chat_template.jinja", "ollama.gotmpl"}, ()),
+        ((Target.LMDEPLOY,), {"lmdeploy.json", "serve.txt"}, ("lmdeploy",)),
+        ((Target.VLLM,), {"chat_template.jinja", "serve.txt"}, ("vllm",)),
+        (
+            (Target.OLLAMA, Target.VLLM, Target.LMDEPLOY),
+            {"chat_template.jinja", "lmdeploy.json", "ollama.gotmpl", "serve.txt"},
+            ("vllm", "lmdeploy"),
+        ),
+    ],
+    ids=["ollama", "lmdeploy", "vllm", "all"],
+)
+def test_a_target_gets_its_files_and_commands(
+    read: Callable[[str], Checkpoint],
+    tmp_path: Path,
+    targets: tuple[Target, ...],
+    files: set[str],
+    engines: tuple[str, ...],
+) -> None:
+    written = write_templates(make(read("qwen2.5")), tmp_path, targets)
+    assert {path.name for path in written} == files == {path.name for path in tmp_path.iterdir()}
+    commands = (tmp_path / "serve.txt").read_text().splitlines() if engines else []
+    assert tuple(line.split()[0] for line in commands if line[:1] not in ("", "#", "p")) == engines
 
 
 def test_the_same_input_gives_the_same_bytes_without_paths(read: Callable[[str], Checkpoint], tmp_path: Path) -> None:
