@@ -20,7 +20,7 @@ from packager.plan import BuildRequest, Plan, make_plan
 from packager.sources.llama_cpp_tree import LlamaCppTree, find_tree
 from packager.stages.modelfile import ModelfileJob, make_modelfile, write_modelfile
 from packager.stages.register import RegisterJob, refuse_taken_name, register
-from packager.stages.templates import Target, TemplateResult, write_templates
+from packager.stages.templates import Target, TemplateResult, write_rewritten, write_templates
 from packager.stages.verify import VerifyJob, verify
 from packager.stages.weights import QuantizeJob, gguf_name, quantize
 from packager.template_gate import template_for_ollama
@@ -101,6 +101,8 @@ def build(request: BuildRequest, *, gates: Gates | None = None, emit: Emit) -> B
         write_templates_once(plan.template, workspace, emit)
         if server is not None and plan.name is not None:
             in_gguf = template_for_ollama(plan, inputs, server, tree, workspace, emit)
+            if in_gguf != plan.template.template:
+                write_rewritten_once(in_gguf.text, workspace)
         ggufs = write_weights(plan, in_gguf, inputs, tree, workspace, emit)
         registered = _register(plan, ggufs, server, emit) if server is not None and plan.name is not None else ()
         verdict = None
@@ -193,6 +195,17 @@ def write_templates_once(
         job=lambda staging: Written(files=write_templates(found, staging, targets)),
         kind=Written,
         title="canonical chat template and its forms for other engines",
+    ).files
+
+
+def write_rewritten_once(text: str, workspace: Workspace) -> tuple[Path, ...]:
+    """Write the template that the GGUF files have where Ollama needs it written anew, or reuse it by its receipt."""
+    return workspace.once(
+        "template-written-anew",
+        key=text,
+        job=lambda staging: Written(files=write_rewritten(text, staging)),
+        kind=Written,
+        title="chat template written anew for the GGUF",
     ).files
 
 

@@ -12,7 +12,7 @@ from packager.events import Emit
 from packager.formats.adapter import read_adapter
 from packager.formats.checkpoint import read_checkpoint
 from packager.parity.template_matrix import TemplateMatrix, TemplateRow
-from packager.pipeline import write_templates_once
+from packager.pipeline import write_rewritten_once, write_templates_once
 from packager.stages.template_check import Column
 from packager.stages.templates import Target, TemplateResult, TemplatesJob, make_template
 from packager.template_proofs import prove
@@ -81,11 +81,13 @@ def convert(
     found = make_template(TemplatesJob(base=checkpoint, adapter=lora, template_file=template_file))
     with Workspace(output, emit=emit) as workspace:
         files = write_templates_once(found, workspace, emit, targets)
-    columns = tuple(column for target in targets for column in _COLUMNS[target])
-    try:
-        matrix = prove(base, found, columns=columns, more=more, emit=emit)
-    except ToolMissing as error:  # the files are right or wrong without it; that nobody looked is said in every row
-        matrix = _not_checked(found, columns, f"{error.message} ({error.hint})")
+        columns = tuple(column for target in targets for column in _COLUMNS[target])
+        try:
+            matrix = prove(base, found, columns=columns, more=more, emit=emit)
+        except ToolMissing as error:  # the files are right or wrong without it; that nobody looked is said in every row
+            matrix = _not_checked(found, columns, f"{error.message} ({error.hint})")
+        if matrix.rewritten and found.rewritten.text is not None:
+            files += write_rewritten_once(found.rewritten.text, workspace)
     return Conversion(files=files, matrix=matrix, missing=tuple(_missing(found, targets, output)))
 
 

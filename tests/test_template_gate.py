@@ -59,6 +59,7 @@ def test_a_template_that_is_written_anew_for_ollama(
     text = str(read_gguf(path).value("tokenizer.chat_template"))
     assert "selectattr" not in text
     assert "llama.cpp cannot run the original" in text
+    assert text == (out / "chat_template.gguf.jinja").read_text()
     assert "selectattr" in (out / "chat_template.jinja").read_text()
     again = run_packager("build", base, "-o", out, *options, ollama=ollama_url)
     assert again.code == 0, again.err

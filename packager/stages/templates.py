@@ -132,6 +132,11 @@ def write_templates(
     return tuple(write_text(output / name, text) for name, text in sorted(texts.items()) if text)
 
 
+def write_rewritten(text: str, output: Path) -> tuple[Path, ...]:
+    """Write the template that the GGUF files have where it is not `chat_template.jinja`."""
+    return (write_text(output / serving.GGUF_TEMPLATE_FILE, text),)
+
+
 def _commands(result: TemplateResult, targets: tuple[Target, ...]) -> str:
     """Give serve.txt; empty when there is nothing to say."""
     commands = []
