@@ -207,6 +207,15 @@ def test_a_template_that_writes_bos_is_equal_on_a_tokenizer_without_one(
     assert '    fixed  bos_token = "": ' in shown.out
 
 
+def test_thoughts_of_earlier_turns_are_left_out_as_in_training(tiny: Callable[[str], Path], ollama_url: str) -> None:
+    """llama.cpp's server passes preserve_thinking, transformers and the trainer do not."""
+    trained = ("--template", "llamafactory:qwen3", "--engine", "ollama", "--json")
+    finished = run_packager("template", "check", tiny("qwen3"), *trained, ollama=ollama_url)
+    assert finished.code == 0, finished.err
+    cells = {cell.conversation: cell for cell in decode(TemplateMatrix, json.loads(finished.out)).rows[0].cells}
+    assert {cells[name].outcome.value for name in ("think-in-history", "whitespace", "user")} == {"passed"}
+
+
 def test_a_template_whose_tokens_the_tokenizer_lacks_is_told(tiny: Callable[[str], Path]) -> None:
     shown = run_packager("template", "show", tiny("llama3.1"), "--template", "chatml")
     assert shown.code == 0, shown.err

@@ -26,6 +26,11 @@ _INJECTED: dict[str, tuple[Value, ...]] = {
     "date_string": (_OTHER_DAY.strftime("%d %b %Y"),),
     "datetime": (_OTHER_DAY.strftime("%b %d %Y"),),
     "enable_thinking": (True,),
+    # what `--reasoning-preserve`, on by default, sets (`caps_apply_preserve_reasoning`)
+    "preserve_thinking": (True,),
+    "clear_thinking": (False,),
+    "truncate_history_thinking": (False,),
+    "drop_thinking": (False,),
 }
 # What engines pass from the GGUF, where every model has one, and transformers only where the tokenizer names it: Qwen's names
 # no BOS, and its GGUF has <|endoftext|> for one.

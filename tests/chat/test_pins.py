@@ -37,6 +37,9 @@ def pins_of(renderer: Renderer, template: str) -> dict[str, str]:
         (samples.THINKS_BY_DEFAULT, {}),
         (samples.THINKS_IF_TOLD, {"enable_thinking": "false"}),
         (samples.ASKS_FOR_NONE, {"tools": "none"}),
+        (samples.CHATML + "{% if preserve_thinking %}P{% endif %}", {"preserve_thinking": "false"}),
+        (samples.CHATML + "{% if not (clear_thinking is defined and not clear_thinking) %}C{% endif %}",
+         {"clear_thinking": "true"}),
         (NONE_IS_NOTHING, {"enable_thinking": "none"}),
         ("{{ datetime }}" + samples.CHATML, {"datetime": '""'}),
         ("{% if false %}{{ date_string }}{{ enable_thinking }}{% endif %}" + samples.CHATML, {}),
@@ -44,7 +47,8 @@ def pins_of(renderer: Renderer, template: str) -> dict[str, str]:
         (samples.CHATML + "{% if thinking %}T{% endif %}{% if reasoning_effort == 'high' %}H{% endif %}", {}),
     ],
     ids=["no variable", "default system", "date the template has", "date of the clock", "two clocks", "thinks by default",
-         "thinks if told", "tools is not none", "none stands for nothing", "date with no text", "in dead code",
+         "thinks if told", "tools is not none", "keeps thoughts if told", "clears thoughts by default",
+         "none stands for nothing", "date with no text", "in dead code",
          "system messages are dropped", "switches that engines leave alone"],
 )  # fmt: skip
 def test_a_variable_is_pinned_only_where_engines_build_another_prompt(
@@ -101,10 +105,9 @@ def test_a_token_that_the_tokenizer_lacks_is_pinned_to_nothing(tokens: Tokenizer
 def test_engine_settings_pass_and_leave_out_what_engines_do(renderer: Renderer) -> None:
     settings = engine_settings(renderer, Setting())
     assert {name for setting in settings for name, _ in setting.variables} == {
-        "date_string",
-        "datetime",
-        "enable_thinking",
-    }
+        "date_string", "datetime", "enable_thinking", "preserve_thinking", "clear_thinking", "truncate_history_thinking",
+        "drop_thinking",
+    }  # fmt: skip
     assert {name for setting in settings for name in setting.absent} == {"tools", "documents"}
     assert any(setting.now is not None for setting in settings)
 
