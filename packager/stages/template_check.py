@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from packager.artifacts import Outcome
+from packager.artifacts import Conversation, Outcome
 from packager.chat.turn_model import alternates
 from packager.engines.ollama import OllamaServer
 from packager.engines.ollama_api import OllamaRefused
@@ -20,9 +20,11 @@ from packager.engines.tokenizer import TokenizerReference
 from packager.errors import PackagerError
 from packager.events import Emit
 from packager.formats.gguf import MetadataEntry
+from packager.parity.causes import DIFFERS, NO_TOOLS, without_calls
+from packager.parity.losses import stated_losses
 from packager.parity.matrix import Cell
 from packager.parity.steps import Steps
-from packager.parity.template_matrix import DIFFERS, Asked, TemplateMatrix, TemplateRow, template_cells
+from packager.parity.template_matrix import Asked, TemplateMatrix, TemplateRow, template_cells
 from packager.stages.template_engines import Column, Probes, Served, TemplateCheckJob, ask, asked
 from packager.weights.vocabulary import vocabulary_of_folder, vocabulary_of_gguf
 
@@ -64,6 +66,7 @@ def check_template(job: TemplateCheckJob, connect: Callable[[], OllamaServer], e
             reference=f"{reference.name} {reference.version()}",
             conversations=job.conversations,
             rows=rows,
+            losses=stated_losses(rows),
         )
 
 
@@ -89,6 +92,7 @@ def _row(
                 expected,
                 found,
                 render=reference.render,
+                tokens=reference.tokens,
                 piece=reference.piece,
                 stripped_bos=reference.bos_text if column in (Column.OLLAMA, Column.OLLAMA_GO) else "",
             )
@@ -100,15 +104,20 @@ def _row(
         return TemplateRow(engine=column.value, version="", cells=cells)
     except PackagerError as error:
         return TemplateRow(engine=column.value, version="", not_checked=error.message)
-    if column is Column.OLLAMA and source in _BYPASSED:
-        cells = _with_code(cells, {probe.id: _BYPASSED[source] for probe in job.conversations})
-    if column is Column.OLLAMA_GO:
-        cells = _with_code(cells, {probe.id: _ROLES for probe in job.conversations if not alternates(probe.messages)})
-    return TemplateRow(engine=column.value, version=version, cells=cells)
-
-
-def _with_code(cells: tuple[Cell, ...], codes: dict[str, str]) -> tuple[Cell, ...]:
-    """Give the differences that nothing else explains the code that is known for their conversation."""
-    return tuple(
-        replace(cell, code=codes.get(cell.conversation, DIFFERS)) if cell.code == DIFFERS else cell for cell in cells
+    known = tuple(
+        replace(cell, code=_known_code(column, source, probe, job)) if cell.code == DIFFERS else cell
+        for cell, probe in zip(cells, job.conversations, strict=True)
     )
+    return TemplateRow(engine=column.value, version=version, cells=known)
+
+
+def _known_code(column: Column, source: str, probe: Conversation, job: TemplateCheckJob) -> str:
+    """Give what is known of a form, for a difference that nothing else explains."""
+    if column is Column.OLLAMA and source in _BYPASSED:
+        return _BYPASSED[source]
+    if column is Column.OLLAMA_GO or (column is Column.LMDEPLOY and job.served.lmdeploy is not None):
+        if without_calls(replace(probe, tools=())) != probe:
+            return NO_TOOLS
+        if column is Column.OLLAMA_GO and not alternates(probe.messages):
+            return _ROLES
+    return DIFFERS

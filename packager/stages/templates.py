@@ -11,7 +11,7 @@ from packager.chat.canonical import Canonical, canonicalise
 from packager.chat.choose import choose_original
 from packager.chat.go_template import go_form
 from packager.chat.lmdeploy import lmdeploy_form
-from packager.chat.probes import load_probes
+from packager.chat.probes import every_probe, load_probes
 from packager.chat.render import Renderer, RenderRefused
 from packager.chat.stops import find_stops
 from packager.formats.text_file import write_text
@@ -62,7 +62,9 @@ def make_template(job: TemplatesJob) -> TemplateResult:
     probes = load_probes()
     original = choose_original(job.base, job.adapter, job.template_file, tokens, probes)
     with Renderer(original.source, tokens) as renderer:
-        canonical = canonicalise(renderer, original.text, probes, source=original.source, bos_token=tokens.bos_token)
+        canonical = canonicalise(
+            renderer, original.text, every_probe(), source=original.source, bos_token=tokens.bos_token
+        )
         stops = find_stops(renderer, canonical.text, tokens, job.base.eos_token_ids)
 
         def reference(messages: tuple[Message, ...]) -> str | RenderRefused:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from packager.artifacts import GoForm, Outcome
-from packager.chat.probes import core_probes, load_probes
+from packager.chat.probes import core_probes, every_probe, load_probes
 from packager.chat.walks import random_walks
 from packager.engines.ollama import OllamaServer
 from packager.engines.ollama_api import OllamaRefused
@@ -34,7 +34,7 @@ def job(tiny: Callable[[str], Path], tree: LlamaCppTree) -> Callable[[str], Temp
             folder=tiny(family),
             template=template,
             served=served,
-            conversations=load_probes(),
+            conversations=every_probe(),
             columns=(Column.LLAMA_CPP, Column.OLLAMA),
             tree=tree,
         )
@@ -56,14 +56,46 @@ def test_llama_cpp_and_ollama_are_equal_on_every_conversation(
     family: str, job: Callable[[str], TemplateCheckJob], connect: Callable[[], OllamaServer]
 ) -> None:
     steps: list[Event] = []
-    matrix = check_template(job(family), connect, steps.append)
+    matrix = check_template(replace(job(family), conversations=load_probes()), connect, steps.append)
     assert matrix.equal
+    assert matrix.losses == ()
     assert [{cell.outcome for cell in each.cells} for each in matrix.rows] == [{Outcome.PASSED}] * 2
     assert row(matrix, Column.OLLAMA).version == connect().version
     assert matrix.reference.startswith("transformers ")
     last = steps[-1]
     assert isinstance(last, Advanced)
     assert len(steps) == last.done == last.total == 3 * len(load_probes())
+
+
+EQUAL, IGNORED = "", "IGNORED"
+
+
+@pytest.mark.parametrize(
+    ("family", "llama_cpp", "ollama"),
+    [
+        ("qwen2.5", (EQUAL, EQUAL, IGNORED, IGNORED), ("TOOLJSON", EQUAL, IGNORED, IGNORED)),
+        ("qwen3", (EQUAL, EQUAL, IGNORED, EQUAL), ("TOOLJSON", EQUAL, IGNORED, "THINKING")),
+        ("llama3.1", (IGNORED,) * 4, ("NO_TOOLS", "NO_TOOLS", IGNORED, "NO_TOOLS")),
+    ],
+    ids=["qwen2.5", "qwen3", "llama3.1"],
+)
+def test_what_becomes_of_tools_and_reasoning(
+    family: str,
+    llama_cpp: tuple[str, ...],
+    ollama: tuple[str, ...],
+    job: Callable[[str], TemplateCheckJob],
+    connect: Callable[[], OllamaServer],
+) -> None:
+    special = every_probe()[len(load_probes()) :]
+    columns = (Column.LLAMA_CPP, Column.OLLAMA, Column.OLLAMA_GO)
+    matrix = check_template(replace(job(family), conversations=special, columns=columns), connect, silent)
+    for column, codes in zip(columns, (llama_cpp, ollama, ("NO_TOOLS", "NO_TOOLS", IGNORED, "NO_TOOLS")), strict=True):
+        cells = row(matrix, column).cells
+        assert tuple(cell.code for cell in cells) == codes
+        outcomes = {EQUAL: Outcome.PASSED, IGNORED: Outcome.NOT_CHECKED}
+        assert [cell.outcome for cell in cells] == [outcomes.get(code, Outcome.FAILED) for code in codes]
+    assert not matrix.equal  # no CORE conversation was among them
+    assert "ollama-go: no tools (NO_TOOLS): tool-declared, tool-round-trip, think-before-tool" in matrix.losses
 
 
 def test_every_engine(job: Callable[[str], TemplateCheckJob], connect: Callable[[], OllamaServer]) -> None:
@@ -131,7 +163,9 @@ def test_what_the_go_form_does_not_hold_for_has_its_codes(
 ) -> None:
     found = row(check_template(replace(job("qwen3"), columns=(Column.OLLAMA_GO,)), connect, silent), Column.OLLAMA_GO)
     codes = {cell.conversation: cell.code for cell in found.cells if cell.outcome is Outcome.FAILED}
-    assert codes == {"two-users": "COLLATE", "system-in-the-middle": "ROLES", "think-in-history": "CONTENT"}
+    refused = dict.fromkeys(("tool-declared", "tool-round-trip", "think-before-tool"), "NO_TOOLS")
+    odd = {"two-users": "COLLATE", "system-in-the-middle": "ROLES", "think-in-history": "CONTENT"}
+    assert codes == odd | refused
 
 
 @pytest.mark.parametrize(
