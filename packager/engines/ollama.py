@@ -117,6 +117,8 @@ def _refused(error: OllamaRefused) -> NotSupported:
     text = error.message.lower()
     if "does not support tools" in text:
         return NotSupported(code="NO_TOOLS", detail=error.message)
+    if "cannot unmarshal" in text:  # a declaration or a call that does not fit its types
+        return NotSupported(code="REFUSED", detail=error.message)
     if "context size" in text or "context length" in text:
         return NotSupported(code="CONTEXT_FULL", detail=error.message)
     if "jinja" in text or "template" in text:

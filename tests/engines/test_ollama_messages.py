@@ -10,13 +10,14 @@ import pytest
 from packager.artifacts import Conversation, Message, ToolCall
 from packager.chat.probes import every_probe
 from packager.codec import JsonObject
+from packager.engines.engine import NotSupported
 from packager.engines.ollama import OllamaEngine, OllamaServer
 from packager.engines.ollama_messages import chat_messages, rewritten_tool
 from packager.engines.ollama_probe import probe_model
 from tests.ollama_server import HEADER, write_gguf
 
 SHOWS_TOOLS = "{% if tools %}{% for t in tools %}{{ t | tojson }}{% endfor %}{% endif %}{{ messages[-1].content }}"
-TOOLS = {
+TOOLS: dict[str, dict[str, object]] = {
     "usual": {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]},
     "unknown keys": {
         "type": "object",
@@ -42,6 +43,21 @@ def engine(ollama_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield made
 
 
+TOOLS |= {
+    "empty things": {"type": "object", "properties": {}, "required": [], "items": {}, "$defs": {}},
+    "no properties": {"type": "object"},
+    "no type": {
+        "properties": {"a": {"type": [], "enum": [], "anyOf": [], "description": "", "required": [], "items": None}}
+    },
+    "one type in a list": {"type": "object", "properties": {"a": {"type": ["string"]}}},
+    "sorted inside": {
+        "$defs": {"z": {"y": 1.0, "x": 0.5}, "a": []},
+        "type": "object",
+        "properties": {"a": {"items": {"type": "array", "items": {"b": 1, "a": 2}}, "enum": [{"d": 1, "c": 2.0}, 3.0]}},
+    },
+}
+
+
 def declared(parameters: dict[str, object]) -> JsonObject:
     function = {"description": "d", "strict": True, "name": "f", "parameters": parameters}
     return JsonObject.of({"function": function, "type": "function"})
@@ -54,6 +70,23 @@ def test_a_declared_function_is_what_ollama_makes_of_it(parameters: dict[str, ob
     assert engine.render(asked) == f"{rewritten_tool(tool).text}!"
     assert rewritten_tool(tool) != tool
     assert rewritten_tool(rewritten_tool(tool)) == rewritten_tool(tool)
+
+
+@pytest.mark.parametrize("function", [{"name": "f"}, {}, {"name": "f", "parameters": None}], ids=repr)
+def test_a_function_without_parameters(function: dict[str, object], engine: OllamaEngine) -> None:
+    tool = JsonObject.of({"type": "function", "function": function})
+    asked = Conversation(id="c", group="TOOLS", messages=(Message(role="user", content="!"),), tools=(tool,))
+    assert engine.render(asked) == f"{rewritten_tool(tool).text}!"
+
+
+def test_a_declaration_that_does_not_fit_its_types_is_one_cell(engine: OllamaEngine) -> None:
+    asked = Conversation(
+        id="c", group="USER", messages=(Message(role="user", content="!"),), tools=(declared({"type": 5}),)
+    )
+    found = engine.render(asked)
+    assert isinstance(found, NotSupported)
+    assert found.code == "REFUSED"
+    assert "unmarshal" in found.detail
 
 
 @pytest.mark.parametrize("tool", [{}, {"function": []}, {"function": {"parameters": {"properties": 1}}}], ids=repr)

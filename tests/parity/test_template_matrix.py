@@ -171,7 +171,7 @@ TOOL = JsonObject.of(
 )
 # What Ollama 0.34.0 and LMDeploy 0.18.0 made of it, seen in their prompts.
 IN_OLLAMA = (
-    '{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "required": ["x"], '
+    '{"type": "function", "function": {"name": "f", "description": "", "parameters": {"type": "object", "required": ["x"], '
     '"properties": {"x": {"type": "string"}}}}}'
 )
 IN_LMDEPLOY = (
