@@ -86,6 +86,26 @@ def test_check_takes_the_users_and_random_conversations(tiny: Callable[[str], Pa
     assert [probe.id for probe in matrix.conversations][-4:] == ["line-1", "walk-5-0", "walk-5-1", "walk-5-2"]
 
 
+def test_check_takes_tools_of_the_users_own(tiny: Callable[[str], Path], ollama_url: str, tmp_path: Path) -> None:
+    data = tmp_path / "tools.jsonl"
+    turns = [
+        {"from": "human", "value": "Trains to Bern?"},
+        {"from": "function_call", "value": '{"name": "trains", "arguments": {"to": "Bern"}}'},
+        {"from": "observation", "value": '["9:31"]'},
+        {"from": "gpt", "value": "At 9:31."},
+    ]
+    declared = {"name": "trains", "parameters": {"type": "object", "properties": {"to": {"type": "string"}}}}
+    described = {"name": "trains", "description": "Lists trains.", "parameters": declared["parameters"]}
+    entries = ({"conversations": turns, "tools": json.dumps([tool])} for tool in (declared, described))
+    data.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    engines = ("--engine", "llama.cpp", "--engine", "ollama", "--conversations", data)
+    finished = run_packager("template", "check", tiny("qwen3"), *engines, ollama=ollama_url)
+    assert finished.code == 0, finished.err
+    rows = {line.split()[0]: line.split()[1:] for line in finished.out.splitlines() if line.startswith("line-")}
+    assert rows == {"line-1": ["USER", "equal", "TOOLJSON"], "line-2": ["USER", "equal", "equal"]}
+    assert "ollama: declared tools are written as other JSON (TOOLJSON): tool-declared, line-1" in finished.out
+
+
 def test_check_of_a_model_in_ollama_shows_the_template_it_was_given(usual: str, smollm2: Path, ollama_url: str) -> None:
     finished = run_packager("template", "check", usual, "--reference", smollm2, ollama=ollama_url)
     assert error_lines(finished)[0].startswith(f"error: {usual}: Ollama builds its prompts from a Go TEMPLATE")
