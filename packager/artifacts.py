@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
+from packager.codec import JsonObject
+
 
 class Quant(StrEnum):
     """The weight types a build can write, from the most exact to the smallest."""
@@ -144,20 +146,50 @@ class Gguf:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ToolCall:
+    """A call of a declared function; `id` is what its answer names, empty when nothing does."""
+
+    name: str
+    arguments: JsonObject
+    id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Message:
-    """One turn: `role` is system, user or assistant."""
+    """One turn.
+
+    Attributes:
+        role: system, user, assistant or tool.
+        content: Its text; of a tool, what it answered.
+        thinking: The reasoning before an assistant's content, kept apart from it.
+        tool_calls: What an assistant calls.
+        tool_name: The function that a tool's turn answers.
+        tool_call_id: The call that it answers.
+    """
 
     role: str
     content: str
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_name: str = ""
+    tool_call_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conversation:
-    """A probe: a conversation that engines are compared on. `group` is CORE, EXT, USER or WALK."""
+    """A probe: a conversation that engines are compared on.
+
+    Attributes:
+        id: Its name in reports.
+        group: CORE, EXT, TOOLS, THINK, USER or WALK.
+        messages: The turns.
+        tools: The functions declared to the model, in OpenAI's form: `{"type": "function", "function": {...}}`.
+    """
 
     id: str
     group: str
     messages: tuple[Message, ...]
+    tools: tuple[JsonObject, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

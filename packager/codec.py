@@ -1,7 +1,8 @@
 """Frozen dataclasses to JSON and back.
 
 The law: `decode(type(value), encode(value)) == value` for every value made of dataclasses, enums, paths, tuples, strings,
-numbers, booleans, None and unions of them. This is the only module of the project that handles untyped JSON values freely.
+numbers, booleans, None, `JsonObject` and unions of them. This is the only module of the project that handles untyped JSON
+values freely.
 
 Unlike `dataclasses.asdict`, this restores the types, and refuses unknown and missing fields by name.
 """
@@ -13,7 +14,7 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,19 +25,41 @@ T = TypeVar("T")
 Json = Any
 
 
+@dataclasses.dataclass(frozen=True)
+class JsonObject:
+    """A JSON object that nobody here looks into, as one value: a tool's declaration, the arguments of its call.
+
+    Its JSON form is the object itself. Two are equal when their keys are in the same order, because templates write them so.
+
+    Attributes:
+        text: The object's text, as `json.dumps` writes it.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        # One text for one value, however it was written.
+        object.__setattr__(self, "text", json.dumps(self._parsed(), ensure_ascii=False))
+
+    @classmethod
+    def of(cls, data: dict[str, Json]) -> JsonObject:
+        """Give the value of what `json.loads` gave."""
+        return cls(json.dumps(data))
+
+    def data(self) -> dict[str, Json]:
+        """Give the object for a library that takes one; a new one each time."""
+        return self._parsed()
+
+    def _parsed(self) -> dict[str, Json]:
+        parsed = json.loads(self.text)
+        if not isinstance(parsed, dict):
+            raise ValueError(f"expected a JSON object, found {self.text[:40]}")
+        return parsed
+
+
 def encode(value: object) -> Json:
     """Give the JSON form of a value: dataclasses as objects, tuples as arrays, enums as their value, paths as text."""
-    if isinstance(value, Enum):
-        return value.value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: encode(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, tuple | list):
-        return [encode(item) for item in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"no JSON form for {type(value).__name__}")
+    return _encode(value, list)
 
 
 def decode(kind: type[T], data: Json, *, where: str = "value") -> T:
@@ -54,8 +77,8 @@ def decode(kind: type[T], data: Json, *, where: str = "value") -> T:
 
 
 def canonical_json(value: object) -> str:
-    """Give the one JSON text of a value: sorted keys, no blanks, ASCII. Two equal values give the same bytes."""
-    return json.dumps(encode(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    """Give the one JSON text of a value: sorted fields, no blanks, ASCII. Only equal values give the same bytes."""
+    return json.dumps(_encode(value, sorted), separators=(",", ":"), ensure_ascii=True)
 
 
 def pretty_json(value: object, *, ascii_only: bool = False) -> str:
@@ -74,6 +97,23 @@ def digest(value: object) -> str:
 def map_paths(value: T, change: Callable[[Path], Path]) -> T:
     """Give an equal value in which every path, at any depth, is replaced by `change(path)`."""
     return typing.cast(T, _map_paths(value, change))
+
+
+def _encode(value: object, order: Callable[[Iterable[str]], list[str]]) -> Json:
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, JsonObject):
+        return value.data()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = order(field.name for field in dataclasses.fields(value))
+        return {name: _encode(getattr(value, name), order) for name in names}
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple | list):
+        return [_encode(item, order) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"no JSON form for {type(value).__name__}")
 
 
 def _map_paths(value: Any, change: Callable[[Path], Path]) -> Any:
@@ -100,6 +140,8 @@ def _decode(kind: Any, data: Json, where: str) -> Any:
         if data in typing.get_args(kind):
             return data
         raise InputInvalid(f"{where}: expected one of {typing.get_args(kind)}, found {data!r}")
+    if kind is JsonObject and isinstance(data, dict):
+        return JsonObject.of(data)
     if dataclasses.is_dataclass(kind):
         return _decode_dataclass(kind, data, where)
     return _decode_scalar(kind, data, where)

@@ -214,6 +214,8 @@ class Console:
             self._out.print(template_views.matrix_table(matrix))
         for note in template_views.matrix_notes(matrix):
             self.line(note)
+        for loss in matrix.losses:
+            self.line(loss)
         self._out.print(f"{template_views.matrix_sentence(matrix)} (reference: {matrix.reference})")
 
     def template_difference(self, found: TemplateDifference) -> None:

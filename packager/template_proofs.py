@@ -9,7 +9,7 @@ from pathlib import Path
 from packager.artifacts import Conversation, Pin
 from packager.chat.canonical import canonicalise
 from packager.chat.pins import FIXED_DAY
-from packager.chat.probes import load_probes
+from packager.chat.probes import every_probe, load_probes
 from packager.chat.render import Renderer, RenderRefused, Setting
 from packager.chat.stops import find_stops
 from packager.chat.walks import random_walks
@@ -90,7 +90,7 @@ def show(name: str, adapter: Path | None, *, template_file: str | None, emit: Em
     eos = read_checkpoint(subject.folder).eos_token_ids if subject.folder is not None else ()
     with Renderer(subject.source, subject.tokens) as renderer:
         bos = subject.tokens.bos_token
-        canonical = canonicalise(renderer, subject.text, probes, source=subject.source, bos_token=bos)
+        canonical = canonicalise(renderer, subject.text, every_probe(), source=subject.source, bos_token=bos)
         stops = find_stops(renderer, canonical.text, subject.tokens, eos, named=subject.stops)
     refused = tuple(f"refuses conversation {probe} ({message})" for probe, message in canonical.refuses)
     return ShownTemplate(
@@ -176,7 +176,7 @@ def prove(
         folder=base,
         template=template,
         served=served or forms,
-        conversations=(*load_probes(), *more),
+        conversations=(*every_probe(), *more),
         columns=columns,
         tree=find_tree(None, emit=emit),
     )
@@ -196,8 +196,8 @@ def diff(
         more: Conversations besides the probes.
         emit: Gets warnings.
     """
-    probes = (*load_probes(), *more)
-    subjects = [read_subject(name, None, template_file=None, probes=probes, emit=emit) for name in (one, other)]
+    probes = (*every_probe(), *more)
+    subjects = [read_subject(name, None, template_file=None, probes=load_probes(), emit=emit) for name in (one, other)]
     folder = reference or next((subject.folder for subject in subjects if subject.folder is not None), None)
     left, right = (_prompts(subject, subjects, folder, probes) for subject in subjects)
     different = []

@@ -11,7 +11,7 @@ from rich.text import Text
 from packager.artifacts import Outcome
 from packager.chat.prompt_diff import prompt_diff
 from packager.parity.matrix import Cell
-from packager.parity.template_matrix import TemplateMatrix, TemplateRow
+from packager.parity.template_matrix import IGNORED, TemplateMatrix, TemplateRow
 from packager.template_proofs import PromptPair, ShownTemplate, TemplateDifference
 
 _MARKS = {Outcome.PASSED: "[green]equal[/]", Outcome.FAILED: "[red]differs[/]", Outcome.NOT_CHECKED: "[yellow]?[/]"}
@@ -43,7 +43,7 @@ def matrix_notes(matrix: TemplateMatrix) -> Iterator[str]:
             yield f"{row.engine}: not checked: {row.not_checked}"
         seen: set[str] = set()
         for cell in row.cells:
-            if cell.outcome is not Outcome.PASSED and cell.code not in seen:
+            if cell.outcome is not Outcome.PASSED and cell.code not in {*seen, IGNORED}:
                 seen.add(cell.code)
                 yield f"{row.engine}, {cell.conversation}: {cell.detail}"
 

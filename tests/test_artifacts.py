@@ -18,7 +18,12 @@ from packager.codec import canonical_json, decode, encode, pretty_json
 TENSOR = '{"name": "w", "dtype": "BF16", "shape": [64, 32], "file": "b/m", "offset": 9, "size_bytes": 4096}'
 PAIR = f'{{"target": "w", "a": {TENSOR}, "b": {TENSOR}, "scale": 0.5, "transposed": true}}'
 SAMPLING = '{"temperature": 0.7, "top_k": 20, "top_p": null, "min_p": null, "repetition_penalty": 1.0}'
-MESSAGE = '{"role": "user", "content": "a\\n\u2028😀"}'
+CALL = '{"name": "f", "arguments": {"b": [1.5, null], "a": "é"}, "id": "c1"}'
+TOOL = '{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}'
+MESSAGE = (
+    '{"role": "user", "content": "a\\n\u2028😀", "thinking": "t",'
+    f' "tool_calls": [{CALL}], "tool_name": "f", "tool_call_id": "c1"}}'
+)
 PIN = '{"name": "x", "value": "1", "reason": "as in training"}'
 MEASURE = '{"name": "top1", "value": 0.75, "unit": "share", "limit": 0.5, "at_least": true}'
 CHECK = (
@@ -38,8 +43,9 @@ FORMS = {
     "LoraPair": PAIR,
     "Adapter": f'{{"folder": "/l", "name": "l", "base_name": null, "pairs": [{PAIR}], "chat_template": null}}',
     "Gguf": '{"path": "o/m.gguf", "quant": "q4_k_m", "sha256": "ab", "size_bytes": 1099511627776}',
+    "ToolCall": CALL,
     "Message": MESSAGE,
-    "Conversation": f'{{"id": "c1", "group": "CORE", "messages": [{MESSAGE}, {MESSAGE}]}}',
+    "Conversation": f'{{"id": "c1", "group": "CORE", "messages": [{MESSAGE}, {MESSAGE}], "tools": [{TOOL}]}}',
     "Pin": PIN,
     "ChatTemplate": '{"source": "s", "original_sha256": "0", "text": "{{ x }}", '
     f'"pins": [{PIN}], "stops": [], "adds_bos": false, "rewritten": null}}',
@@ -59,7 +65,7 @@ FORMS = {
 
 
 def test_every_value_type_is_written_out_here() -> None:
-    assert {name for name, kind in vars(artifacts).items() if dataclasses.is_dataclass(kind)} == set(FORMS)
+    assert {name for name, kind in vars(artifacts).items() if dataclasses.is_dataclass(kind)} == {*FORMS, "JsonObject"}
 
 
 @pytest.mark.parametrize("name", FORMS, ids=str)

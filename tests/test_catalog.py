@@ -38,7 +38,7 @@ def test_tables_of_a_wheel_are_in_the_package(wheel: Path) -> None:
         shutil.copytree(ROOT / name, wheel / "_tables" / name)
     assert catalog.table("modelfiles") == wheel / "_tables" / "modelfiles"
     assert catalog.modelfile_skeleton("Qwen2ForCausalLM").name == "default"
-    assert len(catalog.probe_conversations()) == 12
+    assert len(catalog.probe_conversations()) == 16
 
 
 def test_a_wheel_without_tables_is_named(wheel: Path) -> None:

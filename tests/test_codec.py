@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from packager import artifacts
-from packager.codec import canonical_json, decode, digest, encode, map_paths, pretty_json
+from packager.codec import JsonObject, canonical_json, decode, digest, encode, map_paths, pretty_json
 from packager.errors import InputInvalid
 
 
@@ -40,6 +40,31 @@ class Tree:
     names: tuple[str, ...] = ()
     nested: tuple[tuple[int, ...], ...] = field(default=())
     either: Leaf | str = "x"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(data=st.dictionaries(st.text(), JSON, max_size=4))
+def test_a_json_object_comes_back_with_its_keys_in_their_order(data: dict[str, Any]) -> None:
+    value = JsonObject.of(data)
+    assert value.data() == data == encode(value)
+    assert list(value.data()) == list(data)
+    assert decode(JsonObject, json.loads(pretty_json(value))) == value == JsonObject(json.dumps(data, indent=3))
+    assert decode(JsonObject, json.loads(canonical_json(value))) == value
+    assert hash(decode(JsonObject, json.loads(pretty_json(value)))) == hash(value)
+
+
+@pytest.mark.parametrize("data", [[1], "x", None, 3], ids=repr)
+def test_what_is_no_json_object_is_refused(data: object) -> None:
+    with pytest.raises(ValueError, match="expected a JSON object"):
+        JsonObject(json.dumps(data))
+    with pytest.raises(InputInvalid, match=r"arguments: expected"):
+        decode(JsonObject, data, where="arguments")
 
 
 LEAVES = st.builds(
@@ -155,7 +180,9 @@ def test_what_has_no_json_form_is_a_bug() -> None:
 
 
 VALUES = [
-    value for value in vars(artifacts).values() if isinstance(value, type) and hasattr(value, "__dataclass_fields__")
+    value
+    for value in vars(artifacts).values()
+    if isinstance(value, type) and hasattr(value, "__dataclass_fields__") and value is not JsonObject
 ]
 
 
@@ -169,10 +196,13 @@ def test_every_value_between_rooms_has_a_json_form(kind: type[Any], data: st.Dat
 
 def _values(kind: Any) -> st.SearchStrategy[Any]:
     """Values of any type that packager.artifacts uses."""
-    if kind is Path:
-        return st.text("ab/", min_size=1).map(Path)
-    if kind is float:
-        return st.floats(allow_nan=False, allow_infinity=False)
+    leaves: dict[Any, st.SearchStrategy[Any]] = {
+        JsonObject: st.dictionaries(st.text(), JSON, max_size=3).map(JsonObject.of),
+        Path: st.text("ab/", min_size=1).map(Path),
+        float: st.floats(allow_nan=False, allow_infinity=False),
+    }
+    if kind in leaves:
+        return leaves[kind]
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is tuple:
         return st.lists(_values(arguments[0]), max_size=2).map(tuple)

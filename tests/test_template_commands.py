@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from packager.chat.probes import CORE, EXT, load_probes
+from packager.chat.probes import CORE, EXT, every_probe, load_probes
 from packager.codec import decode
 from packager.engines.ollama import OllamaServer
 from packager.formats.gguf import read_gguf
@@ -51,11 +51,19 @@ def test_check_prints_the_matrix_and_writes_it(tiny: Callable[[str], Path], olla
     assert finished.code == 0, finished.err
     lines = [line.split() for line in finished.out.splitlines()]
     assert lines[0] == ["conversation", "group", "llama.cpp", "ollama"]
-    shown = lines[1 : 1 + len(load_probes())]
-    assert shown == [[probe.id, probe.group, "equal", "equal"] for probe in load_probes()]
+    shown = {line[0]: line[1:] for line in lines[1 : 1 + len(every_probe())]}
+    assert list(shown) == [probe.id for probe in every_probe()]
+    assert all(shown[probe.id] == [probe.group, "equal", "equal"] for probe in load_probes())
+    assert shown["tool-declared"] == ["TOOLS", "equal", "TOOLJSON"]
+    assert shown["tool-round-trip"] == ["TOOLS", "equal", "equal"]
+    assert shown["think-separate"] == ["THINK", "?", "IGNORED", "?", "IGNORED"]
+    assert "ollama: declared tools are written as other JSON (TOOLJSON): tool-declared" in finished.out
+    ignored = "the template leaves out this reasoning, so nothing is compared: think-separate, think-before-tool"
+    assert finished.out.count(ignored) == 1
     assert "every CORE conversation is equal on llama.cpp, ollama" in finished.out
     matrix = decode(TemplateMatrix, json.loads(file.read_text()))
     assert [row.engine for row in matrix.rows] == ["llama.cpp", "ollama"]
+    assert matrix.losses[-1].startswith("ollama: declared tools are written as other JSON")
 
 
 def test_check_says_what_was_not_checked(tiny: Callable[[str], Path]) -> None:
@@ -79,6 +87,26 @@ def test_check_takes_the_users_and_random_conversations(tiny: Callable[[str], Pa
     assert [probe.id for probe in matrix.conversations][-4:] == ["line-1", "walk-5-0", "walk-5-1", "walk-5-2"]
 
 
+def test_check_takes_tools_of_the_users_own(tiny: Callable[[str], Path], ollama_url: str, tmp_path: Path) -> None:
+    data = tmp_path / "tools.jsonl"
+    turns = [
+        {"from": "human", "value": "Trains to Bern?"},
+        {"from": "function_call", "value": '{"name": "trains", "arguments": {"to": "Bern"}}'},
+        {"from": "observation", "value": '["9:31"]'},
+        {"from": "gpt", "value": "At 9:31."},
+    ]
+    declared = {"name": "trains", "parameters": {"type": "object", "properties": {"to": {"type": "string"}}}}
+    described = {"name": "trains", "description": "Lists trains.", "parameters": declared["parameters"]}
+    entries = ({"conversations": turns, "tools": json.dumps([tool])} for tool in (declared, described))
+    data.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    engines = ("--engine", "llama.cpp", "--engine", "ollama", "--conversations", data)
+    finished = run_packager("template", "check", tiny("qwen3"), *engines, ollama=ollama_url)
+    assert finished.code == 0, finished.err
+    rows = {line.split()[0]: line.split()[1:] for line in finished.out.splitlines() if line.startswith("line-")}
+    assert rows == {"line-1": ["USER", "equal", "TOOLJSON"], "line-2": ["USER", "equal", "equal"]}
+    assert "ollama: declared tools are written as other JSON (TOOLJSON): tool-declared, line-1" in finished.out
+
+
 def test_check_of_a_model_in_ollama_shows_the_template_it_was_given(usual: str, smollm2: Path, ollama_url: str) -> None:
     finished = run_packager("template", "check", usual, "--reference", smollm2, ollama=ollama_url)
     assert error_lines(finished)[0].startswith(f"error: {usual}: Ollama builds its prompts from a Go TEMPLATE")
@@ -89,9 +117,13 @@ def test_check_of_a_gguf_file_as_it_is(smollm2: Path, ollama_url: str) -> None:
     finished = run_packager("template", "check", packaged_gguf(), "--reference", smollm2, "--json", ollama=ollama_url)
     assert finished.code == 5
     embedded, served = decode(TemplateMatrix, json.loads(finished.out)).rows[:2]
-    assert {cell.outcome.value for cell in embedded.cells} == {"passed"}
+    text = {probe.id for probe in load_probes()}
+    assert {cell.outcome.value for cell in embedded.cells if cell.conversation in text} == {"passed"}
+    assert {cell.code for cell in embedded.cells if cell.conversation not in text} == {"IGNORED"}
     differing = {cell.conversation for cell in served.cells if cell.outcome.value == "failed"}
-    assert {cell.code for cell in served.cells if cell.outcome.value == "failed"} == {"AUTODETECT"}
+    failed = [cell for cell in served.cells if cell.outcome.value == "failed"]
+    assert {cell.code for cell in failed if cell.conversation in text} == {"AUTODETECT"}
+    assert {cell.code for cell in failed if cell.conversation not in text} == {"AUTODETECT", "NO_TOOLS"}
     assert {"user", "user-assistant-user"} <= differing  # those without a system prompt: SmolLM2's own one is lost
 
 
@@ -102,11 +134,11 @@ def test_diff_shows_where_prompts_part(tiny: Callable[[str], Path], chatml: Path
     assert "-You are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\\n" in lines
     assert lines[-3].startswith("character 12: first ")
     assert lines[-2].startswith("token 1: first 8948 'system', second ")
-    assert lines[-1].startswith("6 of 12 conversations differ: user, ")
+    assert lines[-1].startswith("10 of 16 conversations differ: user, ")
     found = decode(
         TemplateDifference, json.loads(run_packager("template", "diff", tiny("qwen2.5"), chatml, "--json").out)
     )
-    assert len(found.different) == 6
+    assert len(found.different) == 10
 
 
 def test_diff_of_equal_templates(tiny: Callable[[str], Path], chatml: Path, tmp_path: Path) -> None:
@@ -114,7 +146,7 @@ def test_diff_of_equal_templates(tiny: Callable[[str], Path], chatml: Path, tmp_
     other.write_text("{#- the same -#}" + CHATML)
     finished = run_packager("template", "diff", chatml, other, "--walks", 5)
     assert finished.code == 0
-    assert finished.out.startswith("equal on 17 conversations")
+    assert finished.out.startswith("equal on 21 conversations")
 
 
 def test_show_finds_a_template_wherever_it_is(

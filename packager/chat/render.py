@@ -20,6 +20,7 @@ from typing import cast
 from packager.artifacts import Conversation, Message
 from packager.chat import worker
 from packager.errors import InputInvalid, UnsafeInput
+from packager.formats.chat_messages import declared_tools, template_messages
 from packager.formats.tokenizer import TokenizerFacts
 from packager.worker_process import WorkerFailed, WorkerProcess
 
@@ -51,7 +52,7 @@ class Setting:
 
     Attributes:
         variables: Added to, or replacing, what transformers passes.
-        absent: Names that transformers passes and this setting does not (`tools`).
+        absent: Names that transformers passes as None and this setting does not pass (`tools`, where none are declared).
         now: What the clock shows; None is the real clock.
         generation_prompt: Whether the prompt ends with the header of the assistant's turn.
     """
@@ -94,12 +95,13 @@ class Renderer:
             InputInvalid: The template is not Jinja.
         """
         setting = setting or Setting()
-        turns = messages.messages if isinstance(messages, Conversation) else messages
+        if not isinstance(messages, Conversation):
+            messages = Conversation(id="", group="", messages=messages)
         answer = self._ask(
             {
                 "action": "render",
                 "template": template,
-                "variables": self._variables(turns, setting),
+                "variables": self._variables(messages, setting),
                 "now": setting.now.isoformat() if setting.now else None,
             }
         )
@@ -141,17 +143,17 @@ class Renderer:
     ) -> None:
         self.close()
 
-    def _variables(self, turns: tuple[Message, ...], setting: Setting) -> Mapping[str, object]:
+    def _variables(self, conversation: Conversation, setting: Setting) -> Mapping[str, object]:
         # The names and their defaults are those of transformers' apply_chat_template and render_jinja_template.
         seen: dict[str, object] = {
-            "messages": [{"role": turn.role, "content": turn.content} for turn in turns],
-            "tools": None,
+            "messages": [_with_older_name(turn) for turn in template_messages(conversation.messages)],
+            "tools": declared_tools(conversation),
             "documents": None,
             "add_generation_prompt": setting.generation_prompt,
             **self._tokens,
             **dict(setting.variables),
         }
-        return {name: value for name, value in seen.items() if name not in setting.absent}
+        return {name: value for name, value in seen.items() if name not in setting.absent or value is not None}
 
     def _ask(self, question: dict[str, object]) -> dict[str, object]:
         try:
@@ -164,6 +166,12 @@ class Renderer:
         if "invalid" in answer:
             raise InputInvalid(f"{self._source}: not a Jinja template ({answer['invalid']})", hint=_HINT)
         return answer
+
+
+def _with_older_name(message: dict[str, object]) -> dict[str, object]:
+    """Give reasoning under the name that some templates read too, as transformers does (`_alias_reasoning_fields`)."""
+    reasoning = message.get("reasoning_content")
+    return message if reasoning is None else {"thinking": reasoning, **message}
 
 
 def render(

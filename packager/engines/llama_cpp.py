@@ -20,8 +20,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from packager.artifacts import Conversation, Message
+from packager.codec import Json
 from packager.engines.engine import NotSupported
 from packager.errors import InputInvalid, ToolMissing
+from packager.formats.chat_messages import declared_tools, template_messages
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,7 +76,8 @@ class Embedded:
         if isinstance(formatter, NotSupported):
             return formatter
         try:
-            return formatter(messages=_messages(conversation.messages)).prompt
+            tools = declared_tools(conversation)
+            return formatter(messages=template_messages(conversation.messages), tools=tools).prompt
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             return NotSupported(code="TEMPLATE_ERROR", detail=f"{type(error).__name__}: {error}".splitlines()[0][:200])
 
@@ -132,7 +135,7 @@ class Embedded:
             raise InputInvalid(f"{self._gguf}: {self._formatter.detail}", hint="Build the model again with --template.")
         try:
             chunks = self._llama.create_chat_completion(
-                messages=_messages(messages),
+                messages=template_messages(messages),
                 max_tokens=max_tokens,
                 temperature=temperature,
                 top_p=top_p,
@@ -268,15 +271,11 @@ class _Rendered(Protocol):
 class _Formatter(Protocol):
     """The part of Jinja2ChatFormatter that is used here."""
 
-    def __call__(self, *, messages: list[dict[str, str]]) -> _Rendered: ...
+    def __call__(self, *, messages: list[dict[str, Json]], tools: list[dict[str, Json]] | None) -> _Rendered: ...
 
 
 def _no_template(**_: object) -> None:
     """Stand in until the real formatter is installed, so that llama-cpp-python guesses no format."""
-
-
-def _messages(messages: tuple[Message, ...]) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in messages]
 
 
 def _fill(batch: Any, chunk: Sequence[int], first: int, start: int) -> int:  # a ctypes struct

@@ -13,6 +13,7 @@ from packager.engines import lmdeploy_child
 from packager.engines.engine import NotSupported
 from packager.engines.foreign_python import find_python
 from packager.errors import ToolMissing
+from packager.formats.chat_messages import declared_tools, request_messages
 from packager.worker_process import WorkerFailed, WorkerProcess
 
 VARIABLE = "PACKAGER_LMDEPLOY"
@@ -76,9 +77,9 @@ class Lmdeploy:
 
     def _prompt(self, conversation: Conversation) -> dict[str, Any] | NotSupported:  # the child's JSON
         _ = self._version  # loads it, once
-        turns = [{"role": message.role, "content": message.content} for message in conversation.messages]
+        asked = {"messages": request_messages(conversation.messages), "tools": declared_tools(conversation)}
         try:
-            line = self._worker.ask(json.dumps(turns).encode(), timeout_s=_TIMEOUT_S, limit_bytes=_ANSWER_BYTES)
+            line = self._worker.ask(json.dumps(asked).encode(), timeout_s=_TIMEOUT_S, limit_bytes=_ANSWER_BYTES)
         except WorkerFailed as error:
             self.close()
             return NotSupported(code="TEMPLATE_ERROR", detail=f"the chat template {error}")

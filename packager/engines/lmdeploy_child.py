@@ -1,7 +1,8 @@
 """LMDeploy's own prompt code, run by the Python that has it: JSON requests in, JSON answers out, one line each.
 
 `lmdeploy.model` and `lmdeploy.tokenizer` are what the server uses (`serve/processors/multimodal.py`,
-`_get_text_prompt_input`); neither needs a GPU. This file imports nothing of packager.
+`_get_text_prompt_input`); neither needs a GPU. What the server does to declared tools and to calls before that is asked of its
+own request parser. This file imports nothing of packager.
 """
 
 import json
@@ -32,11 +33,23 @@ def main(folder: str, form: str, answers: Any) -> None:
     answers.write(json.dumps({"version": lmdeploy.__version__}) + "\n")
     for line in sys.stdin:
         try:
-            prompt = template.messages2prompt(json.loads(line))
+            messages, tools = as_served(**json.loads(line))
+            prompt = template.messages2prompt(messages, tools=tools)
             answer = {"prompt": prompt, "ids": tokenizer.encode(prompt, add_bos=True)}
         except Exception as error:  # noqa: BLE001  # a template can raise anything; it is a cell of the table
             answer = {"refused": _one_line(error)}
         answers.write(json.dumps(answer) + "\n")
+
+
+def as_served(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> tuple[Any, Any]:
+    """Give messages and tools as the server hands them to a template (`serve/core/chat_runner.py`, `ChatRunner.prepare`)."""
+    if not tools and not any("tool_calls" in message for message in messages):
+        return messages, None  # nothing is changed; the server's modules take seconds to import
+    from lmdeploy.serve.openai.protocol import ChatCompletionRequest
+    from lmdeploy.serve.parsers.response_parser import BaseResponseParser
+
+    request = BaseResponseParser(ChatCompletionRequest(model="", messages=messages, tools=tools)).request
+    return request.messages, request.tools
 
 
 def _one_line(error: Exception) -> str:

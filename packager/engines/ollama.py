@@ -12,6 +12,7 @@ from packager.engines.ollama_api import OllamaRefused
 from packager.engines.ollama_replies import ChatChunk
 from packager.engines.ollama_server import Name, OllamaServer, Options
 from packager.errors import OllamaFailed
+from packager.formats.chat_messages import declared_tools
 
 __all__ = ["GREEDY", "OllamaEngine", "OllamaServer"]
 
@@ -41,7 +42,7 @@ class OllamaEngine:
     def render(self, conversation: Conversation) -> str | NotSupported:
         """Give the prompt text Ollama builds, by its debug field; or why not, the template's own refusal included."""
         try:
-            text = self._server.render(self.model, conversation.messages)
+            text = self._server.render(self.model, conversation.messages, tools=declared_tools(conversation))
         except OllamaRefused as error:
             return _refused(error)
         if text is None:
@@ -96,7 +97,12 @@ class OllamaEngine:
         try:
             chunks = tuple(
                 self._server.chat(
-                    self.model, conversation.messages, options=options, top_logprobs=top_logprobs, truncate=False
+                    self.model,
+                    conversation.messages,
+                    tools=declared_tools(conversation),
+                    options=options,
+                    top_logprobs=top_logprobs,
+                    truncate=False,
                 )
             )
         except OllamaRefused as error:
@@ -109,6 +115,10 @@ class OllamaEngine:
 def _refused(error: OllamaRefused) -> NotSupported:
     """Give what the template or the context says no to as a cell of the table; every other refusal ends the run."""
     text = error.message.lower()
+    if "does not support tools" in text:
+        return NotSupported(code="NO_TOOLS", detail=error.message)
+    if "cannot unmarshal" in text:  # a declaration or a call that does not fit its types
+        return NotSupported(code="REFUSED", detail=error.message)
     if "context size" in text or "context length" in text:
         return NotSupported(code="CONTEXT_FULL", detail=error.message)
     if "jinja" in text or "template" in text:

@@ -16,6 +16,7 @@ from packager.artifacts import Message
 from packager.codec import Json
 from packager.engines.ollama_api import OllamaApi, OllamaRefused
 from packager.engines.ollama_host import Host
+from packager.engines.ollama_messages import chat_messages
 from packager.engines.ollama_replies import ChatChunk, StoredModel, read_chunk, read_show
 from packager.errors import InputInvalid, OllamaFailed
 from packager.events import Advanced, Emit, Noted, silent
@@ -186,6 +187,7 @@ class OllamaServer:
         name: Name,
         messages: tuple[Message, ...],
         *,
+        tools: list[dict[str, Json]] | None = None,
         options: Options | None = None,
         top_logprobs: int = 0,
         truncate: bool = True,
@@ -195,6 +197,7 @@ class OllamaServer:
         Args:
             name: The model.
             messages: The turns so far.
+            tools: The functions declared to the model, in OpenAI's form.
             options: Sampling values that replace the model's own.
             top_logprobs: How many tokens to give at each place, 0 to 20.
             truncate: Drop early turns when they do not fit the context; without it, that is an error.
@@ -202,12 +205,14 @@ class OllamaServer:
         Raises:
             OllamaFailed: Ollama refused or died.
         """
-        body = self._chat_body(name, messages, options, truncate)
+        body = self._chat_body(name, messages, tools, options, truncate)
         if top_logprobs:
             body |= {"logprobs": True, "top_logprobs": top_logprobs}
         yield from map(read_chunk, self._api.stream("/api/chat", body))
 
-    def render(self, name: Name, messages: tuple[Message, ...]) -> str | None:
+    def render(
+        self, name: Name, messages: tuple[Message, ...], *, tools: list[dict[str, Json]] | None = None
+    ) -> str | None:
         """Give the prompt this server builds for a conversation, None where it does not show it.
 
         Raises:
@@ -216,15 +221,20 @@ class OllamaServer:
         if not at_least(self.version, DEBUG_RENDER):
             return None
         # A server that does not know the field answers; one token of that is enough.
-        body = self._chat_body(name, messages, {"num_predict": 1}, truncate=False)
+        body = self._chat_body(name, messages, tools, {"num_predict": 1}, truncate=False)
         body |= {"_debug_render_only": True, "stream": False}
         return read_chunk(self._api.send("POST", "/api/chat", body)).rendered
 
     def _chat_body(
-        self, name: Name, messages: tuple[Message, ...], options: Options | None, truncate: bool
+        self,
+        name: Name,
+        messages: tuple[Message, ...],
+        tools: list[dict[str, Json]] | None,
+        options: Options | None,
+        truncate: bool,
     ) -> dict[str, Json]:
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        return {"model": str(name), "messages": turns, "options": dict(options or {}), "truncate": truncate}
+        body: dict[str, Json] = {"model": str(name), "messages": chat_messages(messages), "truncate": truncate}
+        return body | {"options": dict(options or {})} | ({"tools": tools} if tools else {})
 
 
 def at_least(version: str, minimum: tuple[int, ...]) -> bool:

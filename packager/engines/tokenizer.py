@@ -16,6 +16,7 @@ from packager.artifacts import Conversation
 from packager.engines import tokenizer_child
 from packager.engines.engine import NotSupported
 from packager.errors import InputInvalid, UnsafeInput
+from packager.formats.chat_messages import declared_tools, template_messages
 from packager.worker_process import WorkerFailed, WorkerProcess
 
 _LOAD_TIMEOUT_S = 120.0
@@ -84,8 +85,8 @@ class TokenizerReference:
         self.close()
 
     def _prompt(self, conversation: Conversation) -> tuple[str, tuple[int, ...]] | NotSupported:
-        messages = [{"role": message.role, "content": message.content} for message in conversation.messages]
-        answer = self._ask({"messages": messages, "template": self._template})
+        messages, tools = template_messages(conversation.messages), declared_tools(conversation)
+        answer = self._ask({"messages": messages, "tools": tools, "template": self._template})
         if "refused" in answer:
             return NotSupported(code="TEMPLATE_ERROR", detail=answer["refused"])
         return answer["prompt"], tuple(answer["ids"])

@@ -56,7 +56,11 @@ def answer(tokenizer: Any, request: dict[str, Any]) -> dict[str, object]:
         return {"ids": tokenizer.encode(request["text"], add_special_tokens=False)}
     try:
         prompt = tokenizer.apply_chat_template(
-            request["messages"], chat_template=request["template"], tokenize=False, add_generation_prompt=True
+            request["messages"],
+            tools=request["tools"],
+            chat_template=request["template"],
+            tokenize=False,
+            add_generation_prompt=True,
         )
     except Exception as error:  # noqa: BLE001  # a template can raise anything; it is a cell of the table
         return {"refused": _one_line(error)}

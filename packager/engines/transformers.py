@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from packager.artifacts import Conversation
+from packager.codec import Json
 from packager.engines.engine import NotSupported
 from packager.errors import InputInvalid, ToolMissing
+from packager.formats.chat_messages import declared_tools, template_messages
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,7 +73,11 @@ class Reference:
 
         try:
             return self._tokenizer.apply_chat_template(
-                _messages(conversation), chat_template=self._template, tokenize=False, add_generation_prompt=True
+                template_messages(conversation.messages),
+                tools=declared_tools(conversation),
+                chat_template=self._template,
+                tokenize=False,
+                add_generation_prompt=True,
             )
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             return NotSupported(code="TEMPLATE_ERROR", detail=_one_line(error))
@@ -189,7 +195,13 @@ class _Tokenizer(Protocol):
     eos_token_id: int | None
 
     def apply_chat_template(
-        self, messages: list[dict[str, str]], *, chat_template: str, tokenize: bool, add_generation_prompt: bool
+        self,
+        messages: list[dict[str, Json]],
+        *,
+        tools: list[dict[str, Json]] | None,
+        chat_template: str,
+        tokenize: bool,
+        add_generation_prompt: bool,
     ) -> str: ...
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
@@ -214,10 +226,6 @@ class _Model(Protocol):
     def __call__(
         self, *, input_ids: torch.Tensor, use_cache: bool, logits_to_keep: int, past_key_values: object = None
     ) -> _Output: ...
-
-
-def _messages(conversation: Conversation) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in conversation.messages]
 
 
 def _log_softmax(logits: torch.Tensor) -> NDArray[np.float32]:

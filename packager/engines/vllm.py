@@ -15,10 +15,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from packager.artifacts import Conversation
+from packager.codec import Json
 from packager.engines import vllm_child
 from packager.engines.engine import NotSupported
 from packager.engines.foreign_python import find_python
 from packager.errors import ToolMissing
+from packager.formats.chat_messages import declared_tools, request_messages
 from packager.process import stop
 
 if TYPE_CHECKING:
@@ -69,9 +71,12 @@ class Vllm:
         """Give the ids that vLLM feeds to the model for a chat request."""
         import httpx
 
-        turns = [{"role": message.role, "content": message.content} for message in conversation.messages]
+        body: dict[str, Json] = {"model": _MODEL, "messages": request_messages(conversation.messages)}
+        if conversation.tools:
+            # Declared all the same; any other choice asks for the parser of answers that the server was started with.
+            body |= {"tools": declared_tools(conversation), "tool_choice": "none"}
         try:
-            reply = self._client.post("/v1/chat/completions/render", json={"model": _MODEL, "messages": turns})
+            reply = self._client.post("/v1/chat/completions/render", json=body)
         except httpx.TimeoutException:
             self.close()
             return NotSupported(code="TEMPLATE_ERROR", detail=f"no answer in {_TIMEOUT_S:.0f} s")

@@ -6,6 +6,7 @@ Worked example, one line each of a `.jsonl` file:
     {"instruction": "Translate", "input": "Bonjour", "output": "Hello", "history": [["a question", "its answer"]]}
 
 A last turn of the assistant is the answer that was expected; it is left out, so that each conversation asks for one.
+Declared functions, calls, answers of tools and reasoning of its own are read too (`packager.formats.conversation_tools`).
 
 Source: LLaMA-Factory 0.9.5, data/README.md and src/llamafactory/data/converter.py.
 """
@@ -20,13 +21,17 @@ from typing import Any
 
 from packager.artifacts import Conversation, Message
 from packager.errors import InputInvalid
+from packager.formats.conversation_tools import Unusable, is_text, linked, read_calls, read_function_call, read_tools
 
 GROUP = "USER"
 LINE_LIMIT_BYTES = 4 << 20
 MOST_CONVERSATIONS = 200  # a template has shown what it does by then
 _ROLES = {
-    "system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "model": "assistant"
+    "system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "model": "assistant",
+    "tool": "tool", "observation": "tool", "function_call": "assistant",
 }  # fmt: skip
+_CALLS = "function_call"  # ShareGPT's turn that is nothing but calls
+_REASONING = ("reasoning_content", "thinking", "reasoning")
 _FORMS = "messages (OpenAI), conversations (ShareGPT) or instruction (Alpaca)"
 _HINT = f"Each line is an object with {_FORMS}; an array becomes lines with: jq -c '.[]' FILE"
 _MOST_SKIPPED = 1000
@@ -62,21 +67,17 @@ def read_conversations(path: Path, *, limit: int = MOST_CONVERSATIONS) -> Conver
     skipped: list[Skipped] = []
     for number, entry in _objects(path):
         try:
-            messages = _messages(entry)
-        except _Unusable as error:
+            tools, messages = read_tools(entry.get("tools")), _messages(entry)
+        except Unusable as error:
             skipped.append(Skipped(line=number, reason=str(error)))
         else:
-            found.append(Conversation(id=f"line-{number}", group=GROUP, messages=messages))
+            found.append(Conversation(id=f"line-{number}", group=GROUP, messages=messages, tools=tools))
         if len(found) == limit or len(skipped) == _MOST_SKIPPED:
             break
     if not found:
         reason = f"line {skipped[0].line}: {skipped[0].reason}" if skipped else "it is empty"
         raise InputInvalid(f"{path}: no conversation can be used ({reason})", hint=_HINT)
     return ConversationFile(conversations=tuple(found), skipped=tuple(skipped))
-
-
-class _Unusable(Exception):
-    """Why a line is no conversation that can be put to an engine."""
 
 
 def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -112,8 +113,6 @@ def _object(path: Path, number: int, line: bytes) -> dict[str, Any]:
 
 
 def _messages(entry: dict[str, Any]) -> tuple[Message, ...]:
-    if entry.get("tools"):
-        raise _Unusable("it declares tools, which are not rendered")
     if "messages" in entry:
         turns = _turns(entry, "messages", "role", "content")
     elif "conversations" in entry:
@@ -121,37 +120,61 @@ def _messages(entry: dict[str, Any]) -> tuple[Message, ...]:
     elif "instruction" in entry:
         turns = _alpaca(entry)
     else:
-        raise _Unusable(f"it has neither {_FORMS}")
+        raise Unusable(f"it has neither {_FORMS}")
     system = _text(entry.get("system") or "", "system")
     if system and turns[:1] and turns[0].role != "system":
         turns.insert(0, Message(role="system", content=system))
     while turns and turns[-1].role == "assistant":
         turns.pop()
-    if not turns or turns[-1].role != "user":
-        raise _Unusable("no turn of a user at its end")
-    return tuple(turns)
+    if not turns or turns[-1].role not in ("user", "tool"):
+        raise Unusable("no turn of a user or a tool at its end")
+    return tuple(linked(turns))
 
 
 def _turns(entry: dict[str, Any], key: str, role_key: str, text_key: str) -> list[Message]:
     items = entry[key]
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise _Unusable(f"{key} is no list of objects")
+        raise Unusable(f"{key} is no list of objects")
     turns = []
     for item in items:
         named = item.get(role_key)
         role = _ROLES.get(named) if isinstance(named, str) else None
         if role is None:
-            raise _Unusable(f"{role_key} is {_shown(named)}, which is none of {', '.join(_ROLES)}")
-        if item.get("tool_calls"):
-            raise _Unusable("it calls a tool, which is not rendered")
-        turns.append(Message(role=role, content=_text(item.get(text_key), text_key)))
+            raise Unusable(f"{role_key} is {_shown(named)}, which is none of {', '.join(_ROLES)}")
+        turns.append(_turn(item, role, named == _CALLS, text_key))
     return turns
+
+
+def _turn(item: dict[str, Any], role: str, is_call: bool, text_key: str) -> Message:
+    if is_call:
+        content, calls = read_function_call(_text(item.get(text_key), text_key))
+        return Message(role=role, content=content, tool_calls=calls)
+    calls = read_calls(item["tool_calls"]) if item.get("tool_calls") else ()
+    if calls and role != "assistant":
+        raise Unusable(f"a turn of the {role} calls a tool")
+    is_silent = bool(calls) and item.get(text_key) is None
+    return Message(
+        role=role,
+        content="" if is_silent else _text(item.get(text_key), text_key),
+        thinking=_reasoning(item) if role == "assistant" else "",
+        tool_calls=calls,
+        tool_name=_optional(item, "name") if role == "tool" else "",
+        tool_call_id=_optional(item, "tool_call_id") if role == "tool" else "",
+    )
+
+
+def _reasoning(item: dict[str, Any]) -> str:
+    return next((_text(item[key], key) for key in _REASONING if item.get(key)), "")
+
+
+def _optional(item: dict[str, Any], key: str) -> str:
+    return _text(item.get(key) or "", key)
 
 
 def _alpaca(entry: dict[str, Any]) -> list[Message]:
     history = entry.get("history") or []
     if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
-        raise _Unusable("history is no list of pairs")
+        raise Unusable("history is no list of pairs")
     turns = [
         Message(role=role, content=_text(text, "history"))
         for pair in history
@@ -165,9 +188,9 @@ def _text(value: object, key: str) -> str:
     if isinstance(value, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in value):
         texts = [part.get("text") for part in value]
         value = "".join(text for text in texts if isinstance(text, str)) if all(texts) else value
-    if isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value):
+    if isinstance(value, str) and is_text(value):
         return value
-    raise _Unusable(f"{key} is {_shown(value)}, which is no text")
+    raise Unusable(f"{key} is {_shown(value)}, which is no text")
 
 
 def _shown(value: object) -> str:

@@ -13,7 +13,7 @@ from packager.engines.engine import NotSupported
 
 CORE = "CORE"
 # What an engine says of the template rather than of itself: the model would fail the same way when it is used.
-_FAULTS = frozenset({"TEMPLATE_ERROR", "NO_TEMPLATE"})
+_FAULTS = frozenset({"TEMPLATE_ERROR", "NO_TEMPLATE", "NO_TOOLS", "REFUSED"})
 
 
 @dataclass(frozen=True, kw_only=True)

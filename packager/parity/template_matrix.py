@@ -6,21 +6,21 @@ engine is suspected to have changed it, and builds what the engine built.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from packager.artifacts import Conversation, Message, Outcome
+from packager.artifacts import Conversation, Outcome
 from packager.engines.engine import NotSupported
+from packager.parity.causes import Built, find_cause, without_calls, without_thinking
 from packager.parity.matrix import CORE, Cell
 from packager.parity.prompts import Rendered, compare_prompts
 from packager.parity.tokens import Ids, compare_tokens
 
 Render = Callable[[Conversation], Rendered]
 
-COLLATE, SYS_MERGE, TRIM, CONTENT, BOS_DUP, BOS_LOST, EOS_ADDED, NFC, TOKENIZER, DIFFERS = (
-    "COLLATE", "SYS_MERGE", "TRIM", "CONTENT", "BOS_DUP", "BOS_LOST", "EOS_ADDED", "NFC", "TOKENIZER", "DIFFERS"
-)  # fmt: skip
+IGNORED = "IGNORED"
+_TOOLS, _THINK = "TOOLS", "THINK"  # the groups whose conversations have something that a template may leave out
+_NOT_ASKED = NotSupported(code="NOT_ASKED", detail="only texts are compared")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,7 @@ class TemplateMatrix:
         rows: The engines.
         rewritten: The rows of llama.cpp and Ollama are those of the form written anew: Ollama built other prompts from the
             template itself, or could not run it.
+        losses: What each engine that was asked loses of these conversations, in words.
     """
 
     source: str
@@ -58,6 +59,7 @@ class TemplateMatrix:
     conversations: tuple[Conversation, ...]
     rows: tuple[TemplateRow, ...]
     rewritten: bool = False
+    losses: tuple[str, ...] = ()
 
     @property
     def equal(self) -> bool:
@@ -87,6 +89,7 @@ def template_cells(
     *,
     render: Render,
     piece: Callable[[int], str],
+    tokens: Callable[[Conversation], Ids] | None = None,
     stripped_bos: str = "",
 ) -> tuple[Cell, ...]:
     """Compare one engine with the reference by token ids, and by text where that says more.
@@ -97,115 +100,47 @@ def template_cells(
         engine: The engine's side.
         render: The reference's rendering of a changed conversation, to find the cause of a difference.
         piece: Gives a token's text.
+        tokens: The reference's token ids of a changed conversation, for an engine that shows no text.
         stripped_bos: A BOS text that the engine takes off its prompt and adds again as a token.
     """
     by_ids = compare_tokens(conversations, reference.ids, engine.ids, piece=piece, counts=engine.counts)
     by_text = compare_prompts(conversations, reference.prompts, engine.prompts, stripped_bos=stripped_bos)
+    sides = zip(_built(reference), _built(engine), strict=True)
     cells = []
-    for index, (ids, text) in enumerate(zip(by_ids, by_text, strict=True)):
-        if ids.outcome is not Outcome.FAILED or ids.code:
+    for conversation, ids, text, (expected, found) in zip(conversations, by_ids, by_text, sides, strict=True):
+        if ids.outcome is Outcome.PASSED:
+            cells.append(_unless_ignored(ids, conversation, expected.prompt, render))
+        elif ids.outcome is Outcome.FAILED and not ids.code:
+            code = find_cause(
+                conversation,
+                expected,
+                found,
+                same_text=text.outcome is Outcome.PASSED,
+                ask=lambda changed: Built(prompt=render(changed), ids=tokens(changed) if tokens else _NOT_ASKED),
+                bos=stripped_bos,
+            )
+            cells.append(replace(ids, code=code, detail=text.detail if text.outcome is Outcome.FAILED else ids.detail))
+        else:
             cells.append(ids)
-            continue
-        code = _cause(
-            conversations[index],
-            (reference.prompts[index], reference.ids[index]),
-            (engine.prompts[index], engine.ids[index]),
-            same_text=text.outcome is Outcome.PASSED,
-            render=render,
-            bos=stripped_bos,
-        )
-        detail = text.detail if text.outcome is Outcome.FAILED else ids.detail
-        cells.append(replace(ids, code=code, detail=detail))
     return tuple(cells)
 
 
-def _cause(
-    conversation: Conversation,
-    expected: tuple[Rendered, Ids],
-    found: tuple[Rendered, Ids],
-    *,
-    same_text: bool,
-    render: Render,
-    bos: str,
-) -> str:
-    ends = _ends(expected[1], found[1])
-    if ends:
-        return ends
-    if same_text:
-        text = expected[0] if isinstance(expected[0], str) else ""
-        return TOKENIZER if unicodedata.is_normalized("NFC", text) else NFC
-    for code, changed in _suspects(conversation.messages):
-        if changed != conversation.messages and _same(render(replace(conversation, messages=changed)), found[0], bos):
-            return code
-    if _same(_with_raw_contents(conversation, render), found[0], bos):
-        stripped = _stripped(conversation.messages)
-        blanks = stripped != conversation.messages
-        return TRIM if blanks and render(replace(conversation, messages=stripped)) == expected[0] else CONTENT
-    return DIFFERS
+def _built(asked: Asked) -> tuple[Built, ...]:
+    return tuple(Built(prompt=prompt, ids=ids) for prompt, ids in zip(asked.prompts, asked.ids, strict=True))
 
 
-def _ends(expected: Ids, found: Ids) -> str:
-    """Give what became of the first id or behind the last one, where nothing else differs; else an empty text."""
-    if not (isinstance(expected, tuple) and isinstance(found, tuple)):
-        return ""
-    if found[1:] == expected:
-        return BOS_DUP
-    if expected[1:] == found:
-        return BOS_LOST
-    return EOS_ADDED if found[: len(expected)] == expected else ""
-
-
-def _with_raw_contents(conversation: Conversation, render: Render) -> Rendered:
-    """Give the prompt of a template that writes every content as it is, with this one's texts around them."""
-    marks = [f"xq{place}mark{place}qx" for place in range(len(conversation.messages))]
-    marked = tuple(replace(m, content=mark) for m, mark in zip(conversation.messages, marks, strict=True))
-    prompt = render(replace(conversation, messages=marked))
+def _unless_ignored(cell: Cell, conversation: Conversation, prompt: Rendered, render: Render) -> Cell:
+    """Give a cell of equal prompts, as not checked where the template leaves out what the conversation is about."""
+    if conversation.group not in (_TOOLS, _THINK):
+        return cell
+    what = ""
     if isinstance(prompt, NotSupported):
-        return prompt
-    for mark, message in zip(marks, conversation.messages, strict=True):
-        prompt = prompt.replace(mark, message.content)
-    return prompt
-
-
-def _same(one: Rendered, other: Rendered, bos: str) -> bool:
-    """Whether two prompts are equal but for a BOS that one of them has as a token."""
-    return isinstance(one, str) and isinstance(other, str) and one.removeprefix(bos) == other.removeprefix(bos)
-
-
-def _suspects(messages: tuple[Message, ...]) -> tuple[tuple[str, tuple[Message, ...]], ...]:
-    stripped = _stripped(messages)
-    return (
-        (COLLATE, _collated(messages)),
-        (TRIM, stripped),
-        (COLLATE, _collated(stripped)),
-        (SYS_MERGE, _system_merged(messages, "\n")),
-        (SYS_MERGE, _system_merged(messages, "\n\n")),
-    )
-
-
-def _stripped(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    return tuple(replace(message, content=message.content.strip()) for message in messages)
-
-
-def _collated(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """Join messages of one role in a row as Ollama does (`collate` of template/template.go)."""
-    joined: list[Message] = []
-    for message in messages:
-        if joined and joined[-1].role == message.role:
-            joined[-1] = replace(message, content=f"{joined[-1].content}\n\n{message.content}")
-        else:
-            joined.append(message)
-    return tuple(joined)
-
-
-def _system_merged(messages: tuple[Message, ...], joint: str) -> tuple[Message, ...]:
-    """Put every system message in front of the next message, as llama.cpp does when a template drops it."""
-    merged: list[Message] = []
-    waiting: list[str] = []
-    for message in messages:
-        if message.role == "system":
-            waiting.append(message.content)
-        else:
-            merged.append(replace(message, content=joint.join([*waiting, message.content])))
-            waiting = []
-    return tuple(merged)
+        what = f"the template refuses it ({prompt.detail})"
+    elif conversation.group == _THINK:
+        if render(without_thinking(conversation)) == prompt:
+            what = "the template leaves out this reasoning"
+    elif render(replace(conversation, tools=())) == prompt:
+        what = "the template leaves out declared tools"
+    elif without_calls(conversation) != conversation and render(without_calls(conversation)) == prompt:
+        what = "the template leaves out calls of tools"
+    return replace(cell, outcome=Outcome.NOT_CHECKED, code=IGNORED, detail=what) if what else cell

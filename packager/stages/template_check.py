@@ -21,9 +21,11 @@ from packager.engines.tokenizer import TokenizerReference
 from packager.errors import PackagerError
 from packager.events import Emit
 from packager.formats.gguf import MetadataEntry
+from packager.parity.causes import DIFFERS, NO_TOOLS, without_calls
+from packager.parity.losses import stated_losses
 from packager.parity.matrix import Cell
 from packager.parity.steps import Steps
-from packager.parity.template_matrix import DIFFERS, Asked, TemplateMatrix, TemplateRow, template_cells
+from packager.parity.template_matrix import Asked, TemplateMatrix, TemplateRow, template_cells
 from packager.stages.template_engines import Column, Probes, Served, TemplateCheckJob, ask, asked
 from packager.weights.vocabulary import vocabulary_of_folder, vocabulary_of_gguf
 
@@ -65,6 +67,7 @@ def check_template(job: TemplateCheckJob, connect: Callable[[], OllamaServer], e
             reference=f"{reference.name} {reference.version()}",
             conversations=job.conversations,
             rows=rows,
+            losses=stated_losses(rows),
         )
     return _written_anew(job, matrix, connect, emit)
 
@@ -82,7 +85,8 @@ def _written_anew(
     if any(row.differs or row.not_checked for row in anew.rows):
         return matrix
     by_engine = {row.engine: row for row in anew.rows}
-    return replace(matrix, rows=tuple(by_engine.get(row.engine, row) for row in matrix.rows), rewritten=True)
+    rows = tuple(by_engine.get(row.engine, row) for row in matrix.rows)
+    return replace(matrix, rows=rows, rewritten=True, losses=stated_losses(rows))
 
 
 def _vocabulary(job: TemplateCheckJob) -> tuple[MetadataEntry, ...]:
@@ -107,6 +111,7 @@ def _row(
                 expected,
                 found,
                 render=reference.render,
+                tokens=reference.tokens,
                 piece=reference.piece,
                 stripped_bos=reference.bos_text if column in (Column.OLLAMA, Column.OLLAMA_GO) else "",
             )
@@ -119,23 +124,22 @@ def _row(
     except PackagerError as error:
         way_out = f" ({error.hint})" if error.hint else ""
         return TemplateRow(engine=column.value, version="", not_checked=error.message + way_out)
-    if column is Column.OLLAMA and source in _BYPASSED:
-        cells = _with_code(cells, {probe.id: _BYPASSED[source] for probe in job.conversations})
-    if column is Column.LMDEPLOY and job.served.lmdeploy is not None:
-        codes = zip(job.conversations, found.prompts, strict=True)
-        cells = _with_code(cells, {c.id: _ROLES for c, prompt in codes if _as_the_form(c, prompt, job.served.lmdeploy)})
-    if column is Column.OLLAMA_GO:
-        cells = _with_code(cells, {probe.id: _ROLES for probe in job.conversations if not alternates(probe.messages)})
-    return TemplateRow(engine=column.value, version=version, cells=cells)
-
-
-def _as_the_form(conversation: Conversation, prompt: object, form: str) -> bool:
-    """Whether the roles do not alternate, and LMDeploy wrote what its form says of each role."""
-    return not alternates(conversation.messages) and assembled(form, conversation.messages) == prompt
-
-
-def _with_code(cells: tuple[Cell, ...], codes: dict[str, str]) -> tuple[Cell, ...]:
-    """Give the differences that nothing else explains the code that is known for their conversation."""
-    return tuple(
-        replace(cell, code=codes.get(cell.conversation, DIFFERS)) if cell.code == DIFFERS else cell for cell in cells
+    prompts = zip(cells, job.conversations, found.prompts, strict=True)
+    known = tuple(
+        replace(cell, code=_known_code(column, source, probe, prompt, job.served)) if cell.code == DIFFERS else cell
+        for cell, probe, prompt in prompts
     )
+    return TemplateRow(engine=column.value, version=version, cells=known)
+
+
+def _known_code(column: Column, source: str, probe: Conversation, prompt: object, served: Served) -> str:
+    """Give what is known of a form, for a difference that nothing else explains."""
+    if column is Column.OLLAMA and source in _BYPASSED:
+        return _BYPASSED[source]
+    form = served.lmdeploy if column is Column.LMDEPLOY else None
+    if column is Column.OLLAMA_GO or form is not None:
+        if without_calls(replace(probe, tools=())) != probe:
+            return NO_TOOLS
+        if not alternates(probe.messages) and (form is None or assembled(form, probe.messages) == prompt):
+            return _ROLES
+    return DIFFERS

@@ -12,7 +12,7 @@ from packager.chat.canonical import Canonical, canonicalise
 from packager.chat.choose import choose_original
 from packager.chat.go_template import go_form_of
 from packager.chat.lmdeploy import lmdeploy_form
-from packager.chat.probes import load_probes
+from packager.chat.probes import every_probe, load_probes
 from packager.chat.render import Renderer, RenderRefused
 from packager.chat.rewrite import rewritten_form
 from packager.chat.solve import solve_turns
@@ -77,7 +77,9 @@ def make_template(job: TemplatesJob) -> TemplateResult:
     probes = load_probes()
     original = choose_original(job.base, job.adapter, job.template_file, tokens, probes)
     with Renderer(original.source, tokens) as renderer:
-        canonical = canonicalise(renderer, original.text, probes, source=original.source, bos_token=tokens.bos_token)
+        canonical = canonicalise(
+            renderer, original.text, every_probe(), source=original.source, bos_token=tokens.bos_token
+        )
         stops = find_stops(renderer, canonical.text, tokens, job.base.eos_token_ids, named=original.stops)
 
         def reference(messages: tuple[Message, ...]) -> str | RenderRefused:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from packager.artifacts import Conversation, Message
 from packager.formats.tokenizer import NamedToken, SpecialToken, TokenizerFacts
 
@@ -86,6 +88,28 @@ def conversation(*turns: tuple[str, str]) -> Conversation:
     )
 
 
-def openai(probe: Conversation) -> list[dict[str, str]]:
+def openai(probe: Conversation) -> list[dict[str, object]]:
     """A conversation as transformers takes it."""
-    return [{"role": message.role, "content": message.content} for message in probe.messages]
+    return [openai_message(message) for message in probe.messages]
+
+
+def openai_message(message: Message) -> dict[str, object]:
+    """A message as transformers takes it, with every key that it knows and a value."""
+    calls = [
+        {
+            "type": "function",
+            "id": call.id,
+            "function": {"name": call.name, "arguments": json.loads(call.arguments.text)},
+        }
+        for call in message.tool_calls
+    ]
+    more = {
+        "reasoning_content": message.thinking, "tool_calls": calls, "name": message.tool_name,
+        "tool_call_id": message.tool_call_id,
+    }  # fmt: skip
+    return {"role": message.role, "content": message.content} | {key: value for key, value in more.items() if value}
+
+
+def openai_tools(probe: Conversation) -> list[dict[str, object]] | None:
+    """The declared functions as transformers takes them."""
+    return [json.loads(tool.text) for tool in probe.tools] or None

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from packager.artifacts import Conversation
 from packager.chat.canonical import HEADER_CHARACTERS, canonicalise
-from packager.chat.probes import load_probes
+from packager.chat.probes import every_probe, load_probes
 from packager.chat.render import Renderer, RenderRefused, Setting
 from packager.errors import PackagerError, UnsafeInput
 from packager.formats.tokenizer import read_tokenizer
 from tests.chat import samples
 from tests.chat.conftest import REAL_FAMILIES
-from tests.chat.samples import openai
+from tests.chat.samples import openai, openai_tools
 
 SOURCE = "the base's chat template"
 PIECES = [" ", "\n", "\t", "{{ 'x' }}", "{{- 'y' }}", "{% if true %}", "{%- if true %}", "{% endif %}", "{# c #}", "z"]
@@ -38,13 +38,12 @@ def test_canonical_renders_in_transformers_what_the_original_renders(
     facts = read_tokenizer(checkpoint_folder(family))
     assert facts.chat_template is not None
     with Renderer(family, facts) as renderer:
-        found = canonicalise(renderer, facts.chat_template, load_probes(), source=SOURCE, bos_token=facts.bos_token)
+        found = canonicalise(renderer, facts.chat_template, every_probe(), source=SOURCE, bos_token=facts.bos_token)
     tokenizer = hf_tokenizer(family)
-    for probe in load_probes():
-        original = tokenizer.apply_chat_template(openai(probe), tokenize=False, add_generation_prompt=True)
-        canonical = tokenizer.apply_chat_template(
-            openai(probe), chat_template=found.text, tokenize=False, add_generation_prompt=True
-        )
+    for probe in every_probe():
+        given = {"tools": openai_tools(probe), "tokenize": False, "add_generation_prompt": True}
+        original = tokenizer.apply_chat_template(openai(probe), **given)
+        canonical = tokenizer.apply_chat_template(openai(probe), chat_template=found.text, **given)
         assert canonical == original, probe.id
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from packager.chat.pins import FIXED_DAY, engine_settings, find_pins, jinja_text
-from packager.chat.probes import core_probes
+from packager.chat.probes import core_probes, every_probe
 from packager.chat.render import Renderer, Setting
 from packager.formats.tokenizer import NO_TOKENS, TokenizerFacts
 from tests.chat import samples
@@ -100,6 +100,23 @@ def test_a_token_that_the_tokenizer_lacks_is_pinned_to_nothing(tokens: Tokenizer
     with Renderer("template.jinja", tokens) as renderer:
         assert pins_of(renderer, WRITES_BOS) == pins
         assert pins_of(renderer, samples.CHATML) == {}
+
+
+def test_a_setting_leaves_out_only_what_is_not_declared(renderer: Renderer) -> None:
+    template = "{% if tools is defined %}{{ tools | length if tools else 'none' }}{% else %}undefined{% endif %}"
+    declares = next(probe for probe in every_probe() if probe.tools)
+    without = Setting(absent=("tools",))
+    assert [renderer.render(template, probe, without) for probe in (core_probes()[0], declares)] == ["undefined", "1"]
+    assert renderer.render(template, core_probes()[0]) == "none"
+
+
+def test_declared_tools_reach_a_template_whose_tools_are_pinned(renderer: Renderer) -> None:
+    found = find_pins(renderer, samples.ASKS_FOR_NONE, every_probe())
+    assert [pin.name for pin in found.pins] == ["tools"]
+    for probe in every_probe():
+        prompt = renderer.render("".join(found.prologue) + samples.ASKS_FOR_NONE, probe, Setting(absent=("tools",)))
+        assert isinstance(prompt, str)
+        assert prompt.startswith("TOOLS") == bool(probe.tools)
 
 
 def test_engine_settings_pass_and_leave_out_what_engines_do(renderer: Renderer) -> None:

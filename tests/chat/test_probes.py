@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from packager.artifacts import Conversation
-from packager.chat.probes import core_probes, load_probes
+from packager.chat.probes import core_probes, every_probe, load_probes
 
 
 def by_id(name: str) -> Conversation:
@@ -38,7 +38,36 @@ def test_ext_conversations_come_after_core_ones() -> None:
     ]
 
 
-def test_every_conversation_ends_with_the_user() -> None:
+def test_tools_and_reasoning_come_last() -> None:
+    assert every_probe()[: len(load_probes())] == load_probes()
+    assert [(probe.group, probe.id) for probe in every_probe()[len(load_probes()) :]] == [
+        ("TOOLS", "tool-declared"),
+        ("TOOLS", "tool-round-trip"),
+        ("THINK", "think-separate"),
+        ("THINK", "think-before-tool"),
+    ]
+
+
+def test_text_has_neither_tools_nor_reasoning_of_its_own() -> None:
+    for probe in load_probes():
+        assert not probe.tools
+        assert {message.role for message in probe.messages} <= {"system", "user", "assistant"}
+        assert not any(message.tool_calls or message.thinking for message in probe.messages)
+
+
+def test_a_call_is_of_a_declared_tool_and_is_answered() -> None:
+    for probe in every_probe():
+        declared = {tool.data()["function"]["name"] for tool in probe.tools}
+        calls = {(call.name, call.id) for message in probe.messages for call in message.tool_calls}
+        answers = {(message.tool_name, message.tool_call_id) for message in probe.messages if message.role == "tool"}
+        assert answers == calls
+        assert {name for name, _ in calls} <= declared
+        assert {role for role, call in ((m.role, m.tool_calls or m.thinking) for m in probe.messages) if call} <= {
+            "assistant"
+        }
+
+
+def test_every_conversation_of_text_ends_with_the_user() -> None:
     assert {probe.messages[-1].role for probe in load_probes()} == {"user"}
 
 

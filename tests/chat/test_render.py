@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from packager.artifacts import Message
-from packager.chat.probes import load_probes
+from packager.chat.probes import every_probe, load_probes
 from packager.chat.render import Renderer, RenderRefused, Setting, render
 from packager.errors import InputInvalid, UnsafeInput
 from packager.formats.tokenizer import read_tokenizer
 from tests.chat.conftest import REAL_FAMILIES
-from tests.chat.samples import CHATML, HANGS, HOSTILE, NO_SYSTEM, conversation, openai, tokens
+from tests.chat.samples import CHATML, HANGS, HOSTILE, NO_SYSTEM, conversation, openai, openai_tools, tokens
 
 PIECES = ["{% if true %}", "{%- if true -%}", "{% endif %}", "{{ 'x' }}", "{{- 'y' -}}", "{# c #}", "{#- c -#}",
           " ", "\n", "\t", "z", "{% for i in [1, 2] %}", "{% endfor %}"]  # fmt: skip
@@ -29,7 +29,7 @@ def renderer() -> Iterator[Renderer]:
         yield made
 
 
-def transformers_render(template: str, turns: list[dict[str, str]], **variables: Any) -> str:
+def transformers_render(template: str, turns: list[dict[str, object]], **variables: Any) -> str:
     from transformers.utils.chat_template_utils import render_jinja_template
 
     rendered, _ = render_jinja_template(
@@ -50,11 +50,27 @@ def test_real_templates_render_as_in_transformers(
     facts = read_tokenizer(checkpoint_folder(family))
     assert facts.chat_template is not None
     with Renderer(family, facts) as renderer:
-        for probe in load_probes():
+        for probe in every_probe():
             expected = hf_tokenizer(family).apply_chat_template(
-                openai(probe), tokenize=False, add_generation_prompt=True
+                openai(probe), tools=openai_tools(probe), tokenize=False, add_generation_prompt=True
             )
             assert renderer.render(facts.chat_template, probe) == expected, probe.id
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}{{ m | tojson }}{% endfor %}{{ tools | tojson }}",
+        "{% for m in messages %}{{ m.thinking }}/{{ m.reasoning_content }};{% endfor %}",
+        "{% for m in messages if m.tool_calls %}{{ m.tool_calls[0].function.arguments.items() | list }}{% endfor %}",
+        "{{ tools is none }} {{ tools | length if tools else 0 }}",
+    ],
+    ids=["everything", "both names of reasoning", "arguments are an object", "declared or none"],
+)
+def test_tools_and_reasoning_reach_a_template_as_in_transformers(renderer: Renderer, template: str) -> None:
+    for probe in every_probe():
+        expected = transformers_render(template, openai(probe), tools=openai_tools(probe))
+        assert renderer.render(template, probe) == expected, probe.id
 
 
 @pytest.mark.parametrize("family", REAL_FAMILIES)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from packager.artifacts import Conversation, Message, Quant
-from packager.chat.probes import load_probes
+from packager.chat.probes import every_probe
 from packager.engines.engine import NotSupported
 from packager.engines.llama_cpp import Embedded
 from packager.engines.transformers import Reference
@@ -64,7 +64,7 @@ def without_template(source: Path, target: Path) -> Path:
 
 def test_every_probe_has_the_text_and_the_ids_of_transformers(pair: tuple[Reference, Embedded]) -> None:
     reference, embedded = pair
-    for probe in load_probes():
+    for probe in every_probe():
         assert embedded.render(probe) == reference.render(probe), probe.id
         assert embedded.tokens(probe) == reference.tokens(probe), probe.id
 
@@ -98,7 +98,7 @@ def test_no_built_in_format_takes_the_templates_place(made: Callable[[str], Made
     changed = with_template(found.ggufs[0].path, CHATML_CHAT_TEMPLATE, tmp_path / "chatml.gguf")
     reference = Reference(found.base.folder, None, CHATML_CHAT_TEMPLATE)
     embedded = Embedded(changed, context_tokens=512)
-    for probe in load_probes():
+    for probe in every_probe():
         assert embedded.render(probe) == reference.render(probe), probe.id
         assert embedded.tokens(probe) == reference.tokens(probe), probe.id
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from packager.artifacts import Conversation, Message
-from packager.chat.probes import load_probes
+from packager.chat.probes import every_probe
 from packager.engines.engine import NotSupported
 from packager.engines.tokenizer import TokenizerReference
 from packager.errors import InputInvalid, UnsafeInput
+from tests.chat.samples import openai, openai_tools
 
 HELLO = Conversation(id="hello", group="CORE", messages=(Message(role="user", content="Hi"),))
 
@@ -24,9 +25,10 @@ def test_it_says_what_transformers_says(family: str, tiny: Callable[[str], Path]
 
     tokenizer = AutoTokenizer.from_pretrained(tiny(family))
     with TokenizerReference(tiny(family), tokenizer.chat_template) as reference:
-        for probe in load_probes():
-            messages = [{"role": turn.role, "content": turn.content} for turn in probe.messages]
-            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        for probe in every_probe():
+            text = tokenizer.apply_chat_template(
+                openai(probe), tools=openai_tools(probe), tokenize=False, add_generation_prompt=True
+            )
             assert reference.render(probe) == text
             assert reference.tokens(probe) == tuple(tokenizer.encode(text, add_special_tokens=False))
             assert reference.encode(text) == reference.tokens(probe)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from packager.artifacts import Conversation, Message
 from packager.chat.lmdeploy import lmdeploy_form
-from packager.chat.probes import core_probes, load_probes
+from packager.chat.probes import core_probes, every_probe, load_probes
 from packager.chat.render import Renderer, RenderRefused
 from packager.engines.engine import NotSupported
 from packager.engines.lmdeploy import Lmdeploy
+from packager.engines.lmdeploy_messages import bare_function
 from packager.engines.tokenizer import TokenizerReference
 from packager.engines.vllm import Vllm
 from packager.errors import ToolMissing
@@ -42,7 +44,7 @@ def folder(tiny: Callable[[str], Path], template: str, tmp_path_factory: pytest.
 @pytest.fixture(scope="module")
 def expected(tiny: Callable[[str], Path], template: str) -> dict[str, object]:
     with TokenizerReference(tiny("qwen2.5"), template) as reference:
-        return {probe.id: reference.tokens(probe) for probe in load_probes()}
+        return {probe.id: reference.tokens(probe) for probe in every_probe()}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def vllm(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vll
 
 
 def test_vllm_builds_the_ids_of_transformers(vllm: Vllm, expected: dict[str, object]) -> None:
-    assert {probe.id: vllm.tokens(probe) for probe in load_probes()} == expected
+    assert {probe.id: vllm.tokens(probe) for probe in every_probe()} == expected
     assert vllm.version().count(".") >= 2
 
 
@@ -69,7 +71,16 @@ def test_vllm_takes_the_template_it_is_given_and_tells_its_refusal(folder: Path,
 
 def test_lmdeploy_builds_the_ids_of_transformers_by_jinja(folder: Path, expected: dict[str, object]) -> None:
     with Lmdeploy(folder, None) as engine:
-        assert {probe.id: engine.tokens(probe) for probe in load_probes()} == expected
+        found = {probe.id: engine.tokens(probe) for probe in every_probe()}
+    differing = {"tool-declared", "tool-round-trip", "think-before-tool"}
+    assert {name for name, ids in found.items() if ids != expected[name]} == differing
+
+
+def test_lmdeploy_hands_tools_on_without_their_wrapper(folder: Path, template: str) -> None:
+    changed = [replace(probe, tools=tuple(map(bare_function, probe.tools))) for probe in every_probe()]
+    with Lmdeploy(folder, None) as engine, TokenizerReference(folder, template) as reference:
+        for given, handed_on in zip(every_probe(), changed, strict=True):
+            assert engine.render(given) == reference.render(handed_on), given.id
 
 
 def test_lmdeploy_builds_the_core_ids_from_the_emitted_json(

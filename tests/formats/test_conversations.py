@@ -7,7 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from packager.artifacts import Message, ToolCall
+from packager.codec import JsonObject, pretty_json
 from packager.errors import InputInvalid, PackagerError
+from packager.formats.chat_messages import template_messages
 from packager.formats.conversations import LINE_LIMIT_BYTES, read_conversations
 
 OPENAI = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
@@ -39,21 +42,60 @@ USED = {
         [("system", "S"), ("user", "q"), ("assistant", "r"), ("user", "a\nb")],
     ),
 }
+
+
+def calling(calls: object) -> dict[str, object]:
+    """A conversation in which the assistant calls."""
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": calls}]
+    return {"messages": [*turns, {"role": "tool", "content": "x"}]}
+
+
 SKIPPED = {
-    "tool call": ({"messages": [{"role": "tool", "content": "x"}, {"role": "user", "content": "a"}]}, "'tool'"),
+    "answer to nothing": (
+        {"messages": [{"role": "tool", "content": "x"}, {"role": "user", "content": "a"}]},
+        "nothing calls for",
+    ),
+    "unknown role": ({"messages": [{"role": "critic", "content": "x"}, {"role": "user", "content": "a"}]}, "'critic'"),
     "image": ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "image_url"),
     "no content": ({"messages": [{"role": "user", "content": None}]}, "None"),
-    "a tool is called": (
-        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": [1]}]},
-        "calls a tool",
+    "a call without a name": (calling([1]), "has no name"),
+    "calls are no list": (calling({"name": "f"}), "tool_calls is no list"),
+    "arguments are no JSON": (calling([{"function": {"name": "f", "arguments": "{"}}]), "arguments is no JSON"),
+    "arguments are a list": (calling([{"function": {"name": "f", "arguments": "[1]"}}]), "'f' are no object"),
+    "an argument that is no number": (
+        calling([{"function": {"name": "f", "arguments": '{"a": NaN}'}}]),
+        "a number that is none",
     ),
-    "tools are declared": ({**OPENAI, "tools": [{"name": "f"}]}, "declares tools"),
+    "half a character in an argument": (
+        calling([{"function": {"name": "f", "arguments": {"a": "\ud800"}}}]),
+        "half a character",
+    ),
+    "deep arguments": (
+        calling([{"function": {"name": "f", "arguments": '{"a": ' + "[" * 40 + "1" + "]" * 40 + "}"}}]),
+        "nested more",
+    ),
+    "a user calls": (
+        {"messages": [{"role": "user", "content": "a", "tool_calls": [{"function": {"name": "f"}}]}]},
+        "user calls a tool",
+    ),
+    "a tool without a name": ({**OPENAI, "tools": [{"parameters": {}}]}, "without a name"),
+    "tools are an object": ({**OPENAI, "tools": {"name": "f"}}, "tools is no list"),
+    "tools are no JSON": ({**OPENAI, "tools": "[{"}, "tools is no JSON"),
+    "a tool is a word": ({**OPENAI, "tools": ["f"]}, "no object"),
+    "a call that is no JSON": (
+        {"conversations": [{"from": "human", "value": "a"}, {"from": "function_call", "value": "f(1)"}]},
+        "is no JSON",
+    ),
+    "no call": (
+        {"conversations": [{"from": "human", "value": "a"}, {"from": "function_call", "value": "[]"}]},
+        "calls nothing",
+    ),
     "system at the end": ({"messages": [*OPENAI["messages"], {"role": "system", "content": "S"}]}, "at its end"),
     "history of one": ({"instruction": "a", "history": [["q"]]}, "history is no list of pairs"),
     "instruction is a number": ({"instruction": 0}, "instruction is 0"),
     "part without text": ({"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}]}, "no text"),
     "system is a list": ({**OPENAI, "system": ["S"]}, "system is a list"),
-    "answer only": ({"messages": [{"role": "assistant", "content": "b"}]}, "no turn of a user at its end"),
+    "answer only": ({"messages": [{"role": "assistant", "content": "b"}]}, "no turn of a user or a tool at its end"),
     "another form": ({"text": "a"}, "ShareGPT"),
     "half a character": ({"messages": [{"role": "user", "content": "\ud800"}]}, "no text"),
 }
@@ -78,6 +120,67 @@ def test_a_line_of_each_form(entry: object, turns: list[tuple[str, str]], tmp_pa
     (found,) = read_conversations(written(tmp_path, entry)).conversations
     assert [(turn.role, turn.content) for turn in found.messages] == turns
     assert (found.id, found.group) == ("line-1", "USER")
+
+
+DECLARED = {"name": "f", "parameters": {"type": "object", "properties": {}}}
+WRAPPED = {"type": "function", "function": DECLARED}
+
+
+def round_trip(call_id: str = "call00001") -> list[Message]:
+    call = ToolCall(name="f", arguments=JsonObject('{"b": "é", "a": 1}'), id=call_id)
+    return [
+        Message(role="user", content="a"),
+        Message(role="assistant", content="", tool_calls=(call,)),
+        Message(role="tool", content="r", tool_name="f", tool_call_id=call_id),
+    ]
+
+
+@pytest.mark.parametrize("declared", [[WRAPPED], [DECLARED], json.dumps([DECLARED])], ids=["wrapped", "bare", "text"])
+@pytest.mark.parametrize("arguments", [{"b": "é", "a": 1}, '{"b": "é", "a": 1}'], ids=["object", "text"])
+def test_a_round_trip_in_openais_form(declared: object, arguments: object, tmp_path: Path) -> None:
+    call = {"id": "abc", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    turns = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "abc", "content": "r"},
+        {"role": "assistant", "content": "the answer"},
+    ]
+    (found,) = read_conversations(written(tmp_path, {"messages": turns, "tools": declared})).conversations
+    assert list(found.messages) == round_trip("abc")
+    assert [tool.data() for tool in found.tools] == [WRAPPED]
+
+
+def test_a_round_trip_in_sharegpts_form(tmp_path: Path) -> None:
+    turns = [
+        {"from": "human", "value": "a"},
+        {"from": "function_call", "value": '{"name": "f", "arguments": {"b": "é", "a": 1}}'},
+        {"from": "observation", "value": "r"},
+        {"from": "gpt", "value": "the answer"},
+    ]
+    entry = {"conversations": turns, "tools": json.dumps([DECLARED])}
+    (found,) = read_conversations(written(tmp_path, entry)).conversations
+    assert list(found.messages) == round_trip()
+    assert [tool.data() for tool in found.tools] == [WRAPPED]
+
+
+def test_two_calls_at_once_are_answered_in_their_order(tmp_path: Path) -> None:
+    calls = '<think>\nBoth.\n</think>\n[{"name": "f", "arguments": {}}, {"name": "g", "arguments": {}}]'
+    turns = [{"from": "human", "value": "a"}, {"from": "function_call", "value": calls}]
+    turns += [{"from": "observation", "value": value} for value in ("r", "s")]
+    (found,) = read_conversations(written(tmp_path, {"conversations": turns})).conversations
+    assert found.messages[1].content == "<think>\nBoth.\n</think>"
+    assert [(turn.tool_name, turn.tool_call_id, turn.content) for turn in found.messages[2:]] == [
+        ("f", "call00001", "r"),
+        ("g", "call00002", "s"),
+    ]
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
+def test_reasoning_is_kept_apart(key: str, tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", key: "Hm."}]
+    entry = {"messages": [*turns, {"role": "user", "content": "c"}]}
+    (found,) = read_conversations(written(tmp_path, entry)).conversations
+    assert found.messages[1] == Message(role="assistant", content="b", thinking="Hm.")
 
 
 @pytest.mark.parametrize(("entry", "word"), SKIPPED.values(), ids=SKIPPED)
@@ -125,9 +228,11 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 KEYS = (
     "messages", "conversations", "instruction", "input", "history", "system", "role", "content", "from", "value", "type",
-    "text", "tools", "tool_calls",
+    "text", "tools", "tool_calls", "function", "name", "arguments", "id", "tool_call_id", "reasoning_content",
 )  # fmt: skip
-WORDS = st.sampled_from(["user", "human", "assistant", "gpt", "system", "text", "tool", "", "a"])
+WORDS = st.sampled_from(
+    ["user", "human", "assistant", "gpt", "system", "text", "tool", "function_call", "observation", "", "a", "{}"]
+)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text() | WORDS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
@@ -149,5 +254,8 @@ def test_any_file_gives_conversations_that_end_with_a_user_or_an_error_of_ours(
     except PackagerError:
         return
     for conversation in found.conversations:
-        assert conversation.messages[-1].role == "user"
-        assert all(turn.content.encode("utf-8") is not None for turn in conversation.messages)
+        assert conversation.messages[-1].role in ("user", "tool")
+        assert pretty_json(conversation).encode("utf-8")
+        assert template_messages(conversation.messages)
+        calls = [call.id for turn in conversation.messages for call in turn.tool_calls]
+        assert {turn.tool_call_id for turn in conversation.messages if turn.role == "tool"} <= set(calls)

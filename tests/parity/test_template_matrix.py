@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from packager.artifacts import Conversation, Message, Outcome
+from packager.artifacts import Conversation, Message, Outcome, ToolCall
+from packager.codec import JsonObject
 from packager.engines.engine import NotSupported
 from packager.parity.matrix import Cell
 from packager.parity.template_matrix import Asked, TemplateMatrix, TemplateRow, template_cells
@@ -165,3 +167,112 @@ def test_equal_means_that_core_was_checked_and_agrees(outcomes: tuple[tuple[str,
     )
     matrix = TemplateMatrix(source="s", original_sha256="0", reference="r", conversations=(), rows=rows)
     assert matrix.equal is equal
+
+
+# --- tools and reasoning -----------------------------------------------------------------------------------------------
+
+TOOL = JsonObject.of(
+    {
+        "type": "function",
+        "function": {
+            "name": "f",
+            "parameters": {
+                "type": "object",
+                "properties": {"x": {"type": "string", "default": "y"}},
+                "required": ["x"],
+                "strict": True,
+            },
+        },
+    }
+)
+# What Ollama 0.34.0 and LMDeploy 0.18.0 made of it, seen in their prompts.
+IN_OLLAMA = (
+    '{"type": "function", "function": {"name": "f", "description": "", "parameters": {"type": "object", "required": ["x"], '
+    '"properties": {"x": {"type": "string"}}}}}'
+)
+IN_LMDEPLOY = (
+    '{"description": null, "name": "f", "parameters": {"type": "object", "properties": {"x": {"type": "string", '
+    '"default": "y"}}, "required": ["x"], "strict": true}}'
+)
+CALL = Message(
+    role="assistant", content="", thinking="I call.", tool_calls=(ToolCall(name="f", arguments=JsonObject("{}")),)
+)
+TRIP = Conversation(
+    id="trip",
+    group="TOOLS",
+    messages=(Message(role="user", content="a"), CALL, Message(role="tool", content="r", tool_name="f")),
+    tools=(TOOL,),
+)
+
+
+def writes_all(conversation: Conversation) -> str:
+    """A template that writes everything there is."""
+    turns = (
+        f"<{turn.role}>{turn.thinking and f'({turn.thinking})'}{turn.content}"
+        + "".join(f"[{call.name}{call.arguments.text}]" for call in turn.tool_calls)
+        for turn in conversation.messages
+    )
+    return "^" + "".join(tool.text for tool in conversation.tools) + "|".join(turns)
+
+
+def against(engine_prompt: str, *, shows_text: bool, render: Callable[[Conversation], str] = writes_all) -> Cell:
+    expected = Asked(prompts=(render(TRIP),), ids=(ids(render(TRIP)),))
+    silent = NotSupported(code="NO_TEXT", detail="ids only")
+    engine = Asked(prompts=(engine_prompt if shows_text else silent,), ids=(ids(engine_prompt),))
+    (found,) = template_cells(
+        (TRIP,), expected, engine, render=render, piece=chr, tokens=lambda changed: ids(render(changed))
+    )
+    return found
+
+
+WHOLE = writes_all(TRIP)
+QUIET = WHOLE.replace("(I call.)", "")
+SAID = writes_all(replace(TRIP, tools=(), messages=TRIP.messages[:1]))
+
+
+@pytest.mark.parametrize("shows_text", [True, False], ids=["text", "ids alone"])
+@pytest.mark.parametrize(
+    ("engine_prompt", "code"),
+    [
+        (QUIET, "THINKING"),
+        (WHOLE.replace(TOOL.text, IN_OLLAMA), "TOOLJSON"),
+        (WHOLE.replace(TOOL.text, IN_LMDEPLOY), "TOOLJSON"),
+        (QUIET.replace(TOOL.text, IN_OLLAMA), "THINKING+TOOLJSON"),
+        (WHOLE.replace(TOOL.text, ""), "NO_TOOLS"),
+        (SAID, "THINKING+NO_TOOLS"),
+        (WHOLE.replace("[f{}]", ""), "DIFFERS"),
+        (WHOLE, ""),
+    ],
+    ids=["reasoning", "ollama", "lmdeploy", "both", "no tools", "text alone", "no call", "equal"],
+)
+def test_what_happened_to_tools_and_reasoning_is_tried(engine_prompt: str, code: str, shows_text: bool) -> None:
+    found = against(engine_prompt, shows_text=shows_text)
+    assert (found.code, found.outcome) == (code, Outcome.FAILED if code else Outcome.PASSED)
+
+
+def never_declares(conversation: Conversation) -> str:
+    return writes_all(replace(conversation, tools=()))
+
+
+def never_calls(conversation: Conversation) -> str:
+    return writes_all(replace(conversation, messages=conversation.messages[:1]))
+
+
+@pytest.mark.parametrize(
+    ("render", "detail"),
+    [
+        (never_declares, "the template leaves out declared tools"),
+        (never_calls, "the template leaves out calls of tools"),
+    ],
+    ids=["declared", "called"],
+)
+def test_a_template_without_tools_leaves_nothing_to_compare(render: Callable[[Conversation], str], detail: str) -> None:
+    found = against(render(TRIP), shows_text=True, render=render)
+    assert (found.outcome, found.code, found.detail) == (Outcome.NOT_CHECKED, "IGNORED", detail)
+
+
+def test_a_template_that_refuses_tools_leaves_nothing_to_compare() -> None:
+    asked = Asked(prompts=(REFUSED,), ids=(REFUSED,))
+    (found,) = template_cells((TRIP,), asked, asked, render=lambda changed: REFUSED, piece=chr)
+    assert (found.outcome, found.code) == (Outcome.NOT_CHECKED, "IGNORED")
+    assert found.detail == "the template refuses it (no)"

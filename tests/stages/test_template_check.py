@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from packager.artifacts import GoForm, Outcome
-from packager.chat.probes import core_probes, load_probes
+from packager.chat.probes import core_probes, every_probe, load_probes
 from packager.chat.walks import random_walks
 from packager.engines.ollama import OllamaServer
 from packager.engines.ollama_api import OllamaRefused
@@ -40,7 +40,7 @@ def job(tiny: Callable[[str], Path], tree: LlamaCppTree) -> Callable[..., Templa
             folder=tiny(family),
             template=template,
             served=served,
-            conversations=load_probes(),
+            conversations=every_probe(),
             columns=(Column.LLAMA_CPP, Column.OLLAMA),
             tree=tree,
         )
@@ -62,8 +62,9 @@ def test_llama_cpp_and_ollama_are_equal_on_every_conversation(
     family: str, job: Callable[[str], TemplateCheckJob], connect: Callable[[], OllamaServer]
 ) -> None:
     steps: list[Event] = []
-    matrix = check_template(job(family), connect, steps.append)
+    matrix = check_template(replace(job(family), conversations=load_probes()), connect, steps.append)
     assert matrix.equal
+    assert matrix.losses == ()
     assert [{cell.outcome for cell in each.cells} for each in matrix.rows] == [{Outcome.PASSED}] * 2
     assert row(matrix, Column.OLLAMA).version == connect().version
     assert matrix.reference.startswith("transformers ")
@@ -87,12 +88,91 @@ def test_system_messages_that_training_dropped_are_not_merged_into_the_user_s(
     assert "user" not in codes
 
 
+EQUAL, IGNORED = "", "IGNORED"
+SPECIAL = every_probe()[len(load_probes()) :]
+
+
+def special_codes(each: TemplateRow) -> tuple[str, ...]:
+    return tuple(cell.code for cell in each.cells if cell.group in ("TOOLS", "THINK"))
+
+
+@pytest.mark.parametrize(
+    ("family", "llama_cpp", "ollama"),
+    [
+        ("qwen2.5", (EQUAL, EQUAL, IGNORED, IGNORED), ("TOOLJSON", EQUAL, IGNORED, IGNORED)),
+        ("qwen3", (EQUAL, EQUAL, IGNORED, EQUAL), ("TOOLJSON", EQUAL, IGNORED, "THINKING")),
+        ("llama3.1", (IGNORED,) * 4, ("NO_TOOLS", "NO_TOOLS", IGNORED, "NO_TOOLS")),
+    ],
+    ids=["qwen2.5", "qwen3", "llama3.1"],
+)
+def test_what_becomes_of_tools_and_reasoning(
+    family: str,
+    llama_cpp: tuple[str, ...],
+    ollama: tuple[str, ...],
+    job: Callable[[str], TemplateCheckJob],
+    connect: Callable[[], OllamaServer],
+) -> None:
+    columns = (Column.LLAMA_CPP, Column.OLLAMA, Column.OLLAMA_GO)
+    matrix = check_template(replace(job(family), conversations=SPECIAL, columns=columns), connect, silent)
+    for column, codes in zip(columns, (llama_cpp, ollama, ("NO_TOOLS", "NO_TOOLS", IGNORED, "NO_TOOLS")), strict=True):
+        cells = row(matrix, column).cells
+        assert tuple(cell.code for cell in cells) == codes
+        outcomes = {EQUAL: Outcome.PASSED, IGNORED: Outcome.NOT_CHECKED}
+        assert [cell.outcome for cell in cells] == [outcomes.get(code, Outcome.FAILED) for code in codes]
+    assert not matrix.equal  # no CORE conversation was among them
+    assert "ollama-go: no tools (NO_TOOLS): tool-declared, tool-round-trip, think-before-tool" in matrix.losses
+
+
 def test_every_engine(job: Callable[[str], TemplateCheckJob], connect: Callable[[], OllamaServer]) -> None:
-    everything = replace(job("qwen2.5"), columns=tuple(Column), conversations=core_probes())
+    everything = replace(job("qwen2.5"), columns=tuple(Column), conversations=(*core_probes(), *SPECIAL))
     matrix = check_template(everything, connect, silent)
     assert [each.not_checked for each in matrix.rows] == [""] * len(Column)
-    assert {cell.outcome for each in matrix.rows for cell in each.cells} == {Outcome.PASSED}
+    assert {cell.outcome for each in matrix.rows for cell in each.cells if cell.group == "CORE"} == {Outcome.PASSED}
+    assert special_codes(row(matrix, Column.VLLM)) == (EQUAL, EQUAL, IGNORED, IGNORED)
+    assert special_codes(row(matrix, Column.LMDEPLOY)) == ("NO_TOOLS", "NO_TOOLS", IGNORED, "NO_TOOLS")
+    assert "lmdeploy: no tools (NO_TOOLS): tool-declared, tool-round-trip, think-before-tool" in matrix.losses
     assert row(matrix, Column.LMDEPLOY).version.endswith("with lmdeploy.json")
+
+
+def test_engines_that_know_tools_by_jinja(
+    job: Callable[[str], TemplateCheckJob], connect: Callable[[], OllamaServer]
+) -> None:
+    asked = replace(job("qwen3"), columns=(Column.VLLM, Column.LMDEPLOY), conversations=SPECIAL)
+    matrix = check_template(asked, connect, silent)
+    assert special_codes(row(matrix, Column.VLLM)) == (EQUAL, EQUAL, IGNORED, EQUAL)
+    assert special_codes(row(matrix, Column.LMDEPLOY)) == ("TOOLJSON", "TOOLJSON", IGNORED, "TOOLJSON")
+    assert row(matrix, Column.LMDEPLOY).version.endswith("with hf")
+
+
+WRITES_REASONING = (
+    "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou help.<|im_end|>\n' }}{% endif %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+    "{% if m.reasoning_content %}{{ '<think>' + m.reasoning_content + '</think>' }}{% endif %}"
+    "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def test_reasoning_that_a_template_writes_into_the_history(
+    tiny: Callable[[str], Path],
+    tmp_path: Path,
+    job: Callable[[str], TemplateCheckJob],
+    connect: Callable[[], OllamaServer],
+) -> None:
+    (tmp_path / "thinks.jinja").write_text(WRITES_REASONING)
+    found = make_template(
+        TemplatesJob(base=read_checkpoint(tiny("qwen2.5")), adapter=None, template_file=tmp_path / "thinks.jinja")
+    )
+    asked = replace(
+        job("qwen2.5"),
+        template=found.template,
+        served=Served(template=found.template.text, adds_bos=False, go=found.go, lmdeploy=found.lmdeploy.json_text),
+        conversations=tuple(probe for probe in SPECIAL if probe.id == "think-separate"),
+        columns=(Column.LLAMA_CPP, Column.OLLAMA, Column.OLLAMA_GO, Column.LMDEPLOY),
+    )
+    matrix = check_template(asked, connect, silent)
+    assert row(matrix, Column.LMDEPLOY).version.endswith("with lmdeploy.json")
+    assert [special_codes(each) for each in matrix.rows] == [(EQUAL,), ("THINKING",), ("THINKING",), ("THINKING",)]
+    assert "ollama: reasoning of earlier answers is dropped (THINKING): think-separate" in matrix.losses
 
 
 def test_another_template_in_the_engines_is_seen_on_each_of_them(
@@ -177,7 +257,9 @@ def test_what_the_go_form_does_not_hold_for_has_its_codes(
 ) -> None:
     found = row(check_template(replace(job("qwen3"), columns=(Column.OLLAMA_GO,)), connect, silent), Column.OLLAMA_GO)
     codes = {cell.conversation: cell.code for cell in found.cells if cell.outcome is Outcome.FAILED}
-    assert codes == {"two-users": "COLLATE", "system-in-the-middle": "ROLES", "think-in-history": "CONTENT"}
+    refused = dict.fromkeys(("tool-declared", "tool-round-trip", "think-before-tool"), "NO_TOOLS")
+    odd = {"two-users": "COLLATE", "system-in-the-middle": "ROLES", "think-in-history": "CONTENT"}
+    assert codes == odd | refused
 
 
 @pytest.mark.parametrize(

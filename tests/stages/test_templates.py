@@ -10,7 +10,7 @@ import pytest
 
 from packager import codec
 from packager.artifacts import Adapter, Checkpoint, Pin
-from packager.chat.probes import load_probes
+from packager.chat.probes import every_probe
 from packager.errors import InputInvalid, UnsafeInput, Unsupported
 from packager.formats.adapter import read_adapter
 from packager.formats.checkpoint import read_checkpoint
@@ -61,10 +61,11 @@ def test_canonical_ids_are_those_of_training(read: Callable[[str], Checkpoint]) 
     base = read("qwen3")
     text = make(base).template.text
     tokenizer: Any = AutoTokenizer.from_pretrained(base.folder)
-    for probe in load_probes():
+    for probe in every_probe():
         turns = samples.openai(probe)
-        original = tokenizer.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
-        canonical = tokenizer.apply_chat_template(turns, chat_template=text, add_generation_prompt=True)["input_ids"]
+        given = {"tools": samples.openai_tools(probe), "add_generation_prompt": True}
+        original = tokenizer.apply_chat_template(turns, **given)["input_ids"]
+        canonical = tokenizer.apply_chat_template(turns, chat_template=text, **given)["input_ids"]
         assert canonical == original, probe.id
 
 
