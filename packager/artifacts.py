@@ -231,23 +231,11 @@ class ChatTemplate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LmdeployForm:
-    """LMDeploy's JSON form of a template, or why there is none: exactly one of `json_text` and `reason` is set.
-
-    `code` is a reason code of docs/templates.md, empty when the form exists.
-    """
-
-    json_text: str | None
-    code: str = ""
-    reason: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GoForm:
-    """The Go TEMPLATE for an Ollama that does not run the GGUF's Jinja, or why there is none: one of `text` and `reason`.
+class TemplateForm:
+    """Another form of a template, proved to build the same prompts, or why there is none: one of `text` and `reason` is set.
 
     Attributes:
-        text: The TEMPLATE.
+        text: LMDeploy's JSON, the Go TEMPLATE, or the Jinja that is written anew.
         code: A reason code of docs/templates.md, empty when the form exists.
         reason: Why there is none.
         limits: What the form does not hold for, in words; empty when it holds for all roles that alternate.
@@ -257,18 +245,6 @@ class GoForm:
     code: str = ""
     reason: str = ""
     limits: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class RewrittenForm:
-    """A template written anew for llama.cpp's Jinja, or why there is none: one of `text` and `reason` is set.
-
-    `code` is a reason code of docs/templates.md, empty when the form exists.
-    """
-
-    text: str | None
-    code: str = ""
-    reason: str = ""
 
 
 # --- verdicts ----------------------------------------------------------------------------------------------------------

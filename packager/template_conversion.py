@@ -106,7 +106,7 @@ def _missing(found: TemplateResult, targets: tuple[Target, ...], output: Path) -
     if Target.OLLAMA in targets and found.go.text is None:
         way_out = f"Ollama 0.30 and later needs none: there the GGUF's own template, {serving.TEMPLATE_FILE}, is run."
         missing.append(MissingForm(file=serving.GO_FILE, code=found.go.code, reason=found.go.reason, instead=way_out))
-    if Target.LMDEPLOY in targets and found.lmdeploy.json_text is None:
+    if Target.LMDEPLOY in targets and found.lmdeploy.text is None:
         way_out = f"Serve the template itself, as {output / serving.COMMANDS_FILE} says: {found.lmdeploy_command}"
         form = found.lmdeploy
         missing.append(MissingForm(file=serving.LMDEPLOY_FILE, code=form.code, reason=form.reason, instead=way_out))

@@ -168,7 +168,7 @@ def prove(
     forms = Served(
         template=template.text,
         adds_bos=template.adds_bos,
-        lmdeploy=found.lmdeploy.json_text,
+        lmdeploy=found.lmdeploy.text,
         go=found.go,
         rewritten=template.rewritten,
     )

@@ -8,8 +8,7 @@ Source: ollama 0.34.0, template/template.go (`Execute`, `collate`); Go's text/te
 
 from __future__ import annotations
 
-from packager.artifacts import Conversation, GoForm
-from packager.chat.solve import Render, solve_turns
+from packager.artifacts import TemplateForm
 from packager.chat.turn_model import ASSISTANT, END, LATE_SYSTEM, START, SYSTEM, USER, Trim, TurnModel, Unsolved
 
 # The characters that are cut off (for blanks those of Python's str.strip), by their length in UTF-8.
@@ -29,23 +28,11 @@ _LIMITS = {
 }
 
 
-def go_form(render: Render, probes: tuple[Conversation, ...], *, bos: str) -> GoForm:
-    """Give the Go form of a template, or the reason code and the first conversation that no such form can build.
-
-    Args:
-        render: Gives the reference's prompt for messages.
-        probes: The conversations it is proved on.
-        bos: Text of the tokenizer's BOS, empty when it has none.
-    """
-    model = solve_turns(render, probes, bos=bos)
-    return go_form_of(model)
-
-
-def go_form_of(model: TurnModel | Unsolved) -> GoForm:
+def go_form(model: TurnModel | Unsolved) -> TemplateForm:
     """Give the Go form of a model that was learned, or say why there is none."""
     if isinstance(model, Unsolved):
-        return GoForm(text=None, code=model.code, reason=f"conversation {model.conversation}: {model.reason}")
-    return GoForm(text=go_template(model), limits=tuple(_LIMITS[limit] for limit in model.limits))
+        return TemplateForm(text=None, code=model.code, reason=f"conversation {model.conversation}: {model.reason}")
+    return TemplateForm(text=go_template(model), limits=tuple(_LIMITS[limit] for limit in model.limits))
 
 
 def go_template(model: TurnModel) -> str:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from packager.artifacts import Conversation, LmdeployForm, Message
+from packager.artifacts import Conversation, Message, TemplateForm
 from packager.chat.probes import CORE
 from packager.chat.render import RenderRefused
 
@@ -42,7 +42,7 @@ class Texts:
 
 def lmdeploy_form(
     render: Render, probes: tuple[Conversation, ...], *, stops: tuple[str, ...], double_bos: bool
-) -> LmdeployForm:
+) -> TemplateForm:
     """Give the JSON form, or the reason code and the first CORE conversation that it cannot build.
 
     Args:
@@ -56,14 +56,14 @@ def lmdeploy_form(
             "BOS_DUP", "LMDeploy tokenizes with special tokens, and the tokenizer adds a BOS that training had not"
         )
     texts = solve(render, stops)
-    if isinstance(texts, LmdeployForm):
+    if isinstance(texts, TemplateForm):
         return texts
     for probe in (probe for probe in probes if probe.group == CORE):
         expected = render(probe.messages)
         if expected != assemble(texts, probe.messages):
             return _diagnose(texts, probe, expected)
     document = {**asdict(texts), "capability": "chat", "stop_words": list(stops)}
-    return LmdeployForm(json_text=json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    return TemplateForm(text=json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
 
 def assemble(texts: Texts, messages: tuple[Message, ...]) -> str:
@@ -88,7 +88,7 @@ def assembled(json_text: str, messages: tuple[Message, ...]) -> str:
     return assemble(Texts(**{name: document[name] for name in Texts.__dataclass_fields__}), messages)
 
 
-def solve(render: Render, stops: tuple[str, ...]) -> Texts | LmdeployForm:
+def solve(render: Render, stops: tuple[str, ...]) -> Texts | TemplateForm:
     """Learn the texts from prompts whose contents are unique marks.
 
     Returns:
@@ -128,7 +128,7 @@ def solve(render: Render, stops: tuple[str, ...]) -> Texts | LmdeployForm:
     )  # fmt: skip
 
 
-def _diagnose(texts: Texts, probe: Conversation, expected: str | RenderRefused) -> LmdeployForm:
+def _diagnose(texts: Texts, probe: Conversation, expected: str | RenderRefused) -> TemplateForm:
     where = f"conversation {probe.id}"
     if isinstance(expected, RenderRefused):
         return _none("POSITION", f"{where}: the template refuses it ({expected.message})")
@@ -140,8 +140,8 @@ def _diagnose(texts: Texts, probe: Conversation, expected: str | RenderRefused) 
     return _none("POSITION", f"{where}: what surrounds a message depends on more than its role")
 
 
-def _none(code: str, reason: str) -> LmdeployForm:
-    return LmdeployForm(json_text=None, code=code, reason=reason)
+def _none(code: str, reason: str) -> TemplateForm:
+    return TemplateForm(text=None, code=code, reason=reason)
 
 
 def _split(prompt: str, marks: tuple[str, ...]) -> list[str] | None:

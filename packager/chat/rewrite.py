@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from packager.artifacts import Conversation, Message, RewrittenForm
+from packager.artifacts import Conversation, Message, TemplateForm
 from packager.chat.canonical import Canonical, rewritten_header
 from packager.chat.pins import jinja_text
 from packager.chat.render import Renderer, RenderRefused, Setting
@@ -39,7 +39,7 @@ def rewritten_form(
     probes: tuple[Conversation, ...],
     *,
     source: str,
-) -> RewrittenForm:
+) -> TemplateForm:
     """Give a template written anew, proved on every conversation that its model holds for, or why there is none.
 
     Args:
@@ -62,7 +62,7 @@ def rewritten_form(
         found = renderer.render(text, chat)
         if held and found != renderer.render(canonical.text, chat):
             return _none("POSITION", f"conversation {chat.id}: written anew it builds another prompt")
-    return RewrittenForm(text=text)
+    return TemplateForm(text=text)
 
 
 def jinja_template(model: TurnModel, closings: _Closings) -> str:
@@ -189,5 +189,5 @@ def _closings(renderer: Renderer, template: str, model: TurnModel) -> _Closings 
     return _Closings(user=closing, assistant=closed if before == expected else None)
 
 
-def _none(code: str, reason: str) -> RewrittenForm:
-    return RewrittenForm(text=None, code=code, reason=reason)
+def _none(code: str, reason: str) -> TemplateForm:
+    return TemplateForm(text=None, code=code, reason=reason)

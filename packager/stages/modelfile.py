@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from packager import catalog
-from packager.artifacts import ChatTemplate, Checkpoint, GoForm, Modelfile, OllamaParameters
+from packager.artifacts import ChatTemplate, Checkpoint, Modelfile, OllamaParameters, TemplateForm
 from packager.errors import InputInvalid
 from packager.formats.modelfile import parse_modelfile, render_modelfile
 from packager.formats.text_file import write_text
@@ -25,7 +25,7 @@ class ModelfileJob:
 
     base: Checkpoint
     template: ChatTemplate
-    go: GoForm
+    go: TemplateForm
     gguf_name: str
 
 

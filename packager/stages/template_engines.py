@@ -9,7 +9,7 @@ from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 
-from packager.artifacts import ChatTemplate, Conversation, Gguf, GoForm
+from packager.artifacts import ChatTemplate, Conversation, Gguf, TemplateForm
 from packager.chat import serving
 from packager.engines.engine import Engine
 from packager.engines.llama_cpp import Embedded
@@ -57,7 +57,7 @@ class Served:
     gguf: Path | None = None
     model: str | None = None
     lmdeploy: str | None = None
-    go: GoForm | None = None
+    go: TemplateForm | None = None
     rewritten: str | None = None
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from packager.artifacts import Adapter, ChatTemplate, Checkpoint, GoForm, LmdeployForm, Message, RewrittenForm
+from packager.artifacts import Adapter, ChatTemplate, Checkpoint, Message, TemplateForm
 from packager.chat import serving
 from packager.chat.canonical import Canonical, canonicalise
 from packager.chat.choose import choose_original
-from packager.chat.go_template import go_form_of
+from packager.chat.go_template import go_form
 from packager.chat.lmdeploy import lmdeploy_form
 from packager.chat.probes import every_probe, load_probes
 from packager.chat.render import Renderer, RenderRefused
@@ -56,9 +56,9 @@ class TemplateResult:
     """
 
     template: ChatTemplate
-    lmdeploy: LmdeployForm
-    go: GoForm
-    rewritten: RewrittenForm
+    lmdeploy: TemplateForm
+    go: TemplateForm
+    rewritten: TemplateForm
     prepare_command: str
     vllm_command: str
     lmdeploy_command: str
@@ -102,11 +102,11 @@ def make_template(job: TemplatesJob) -> TemplateResult:
     return TemplateResult(
         template=template,
         lmdeploy=lmdeploy,
-        go=go_form_of(turns),
+        go=go_form(turns),
         rewritten=rewritten,
         prepare_command=serving.prepare_command(job.base.name, job.adapter.name if job.adapter else None),
         vllm_command=serving.vllm_command(job.base.architecture),
-        lmdeploy_command=serving.lmdeploy_command(has_json=lmdeploy.json_text is not None),
+        lmdeploy_command=serving.lmdeploy_command(has_json=lmdeploy.text is not None),
         notes=(*original.notes, *_notes(canonical, stops.notes, stops.texts, tokens)),
     )
 
@@ -127,8 +127,8 @@ def write_templates(
     texts = {serving.COMMANDS_FILE: _commands(result, targets)}
     if Target.OLLAMA in targets or Target.VLLM in targets:
         texts[serving.TEMPLATE_FILE] = result.template.text
-    if Target.LMDEPLOY in targets and result.lmdeploy.json_text is not None:
-        texts[serving.LMDEPLOY_FILE] = result.lmdeploy.json_text
+    if Target.LMDEPLOY in targets and result.lmdeploy.text is not None:
+        texts[serving.LMDEPLOY_FILE] = result.lmdeploy.text
     if Target.OLLAMA in targets and result.go.text is not None:
         texts[serving.GO_FILE] = result.go.text + "\n"
     return tuple(write_text(output / name, text) for name, text in sorted(texts.items()) if text)
@@ -146,7 +146,7 @@ def _commands(result: TemplateResult, targets: tuple[Target, ...]) -> str:
         commands += ["", "# vLLM, port 8000:", result.vllm_command]
     if Target.LMDEPLOY in targets:
         commands += ["", "# LMDeploy, port 23333:", result.lmdeploy_command]
-        if result.lmdeploy.json_text is None:
+        if result.lmdeploy.text is None:
             commands += [
                 "",
                 f"# There is no {serving.LMDEPLOY_FILE} ({result.lmdeploy.code}): {result.lmdeploy.reason}",

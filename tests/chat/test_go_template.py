@@ -44,7 +44,7 @@ def test_ollama_s_go_path_builds_the_template_s_prompts(template: str, probe: Gg
 def test_a_form_is_plain_ascii_that_a_modelfile_can_carry() -> None:
     for template in SOLVED.values():
         with Renderer("it", TOKENS) as renderer:
-            form = go_form(lambda turns, t=template: renderer.render(t, turns), load_probes(), bos="<s>")  # type: ignore[misc]
+            form = go_form(solve_turns(lambda turns, t=template: renderer.render(t, turns), load_probes(), bos="<s>"))  # type: ignore[misc]
         assert form.text is not None
         assert form.text.isascii()
         assert '"""' not in form.text
@@ -52,7 +52,7 @@ def test_a_form_is_plain_ascii_that_a_modelfile_can_carry() -> None:
 
 def test_bos_is_left_to_ollama() -> None:
     with Renderer("it", TOKENS) as renderer:
-        form = go_form(lambda turns: renderer.render(LLAMA3, turns), load_probes(), bos="<s>")
+        form = go_form(solve_turns(lambda turns: renderer.render(LLAMA3, turns), load_probes(), bos="<s>"))
     assert form.text is not None
     assert "<s>" not in form.text
 
@@ -60,8 +60,8 @@ def test_bos_is_left_to_ollama() -> None:
 def test_why_there_is_no_form_and_what_a_form_does_not_hold_for() -> None:
     with Renderer("it", TOKENS) as renderer:
         template, code = REFUSED["rounds are numbered"]
-        none = go_form(lambda turns: renderer.render(template, turns), load_probes(), bos="<s>")
-        limited = go_form(lambda turns: renderer.render(DROPS_THINKING, turns), load_probes(), bos="<s>")
+        none = go_form(solve_turns(lambda turns: renderer.render(template, turns), load_probes(), bos="<s>"))
+        limited = go_form(solve_turns(lambda turns: renderer.render(DROPS_THINKING, turns), load_probes(), bos="<s>"))
     assert (none.text, none.code) == (None, code)
     assert none.reason.startswith("conversation ")
     assert limited.limits == ("answers in the history that have </think> in them",)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from packager.artifacts import LmdeployForm, Message
+from packager.artifacts import Message, TemplateForm
 from packager.chat.lmdeploy import Texts, assemble, assembled, lmdeploy_form
 from packager.chat.probes import load_probes
 from packager.chat.render import Renderer
@@ -27,7 +27,7 @@ DOCUMENTED = Texts(
 )
 
 
-def form_of(template: str, *, bos: str | None = None, double_bos: bool = False) -> LmdeployForm:
+def form_of(template: str, *, bos: str | None = None, double_bos: bool = False) -> TemplateForm:
     with Renderer("template.jinja", samples.tokens(bos=bos)) as renderer:
         return lmdeploy_form(
             lambda messages: renderer.render(template, messages), load_probes(), stops=STOPS, double_bos=double_bos
@@ -66,14 +66,14 @@ def test_assembly_is_what_lmdeploy_documents(turns: list[tuple[str, str]], promp
 
 def test_a_documented_template_is_found_again_from_its_prompts() -> None:
     found = lmdeploy_form(lambda messages: assemble(DOCUMENTED, messages), load_probes(), stops=STOPS, double_bos=False)
-    assert found.json_text is not None
-    assert from_json(found.json_text) == DOCUMENTED
+    assert found.text is not None
+    assert from_json(found.text) == DOCUMENTED
 
 
 def test_json_has_the_fields_lmdeploy_reads() -> None:
     found = form_of(samples.CHATML_WITH_DEFAULT)
-    assert found == LmdeployForm(json_text=found.json_text)
-    fields = json.loads(found.json_text or "")
+    assert found == TemplateForm(text=found.text)
+    fields = json.loads(found.text or "")
     # lmdeploy 0.18.0, ChatTemplateConfig: from_json passes every key to it, so an unknown one is an error there
     known = {"model_name", "model_path", "system", "meta_instruction", "eosys", "user", "eoh", "assistant", "eoa", "tool",
              "eotool", "separator", "capability", "stop_words"}  # fmt: skip
@@ -98,8 +98,8 @@ def test_real_templates_that_have_a_form_get_it(
     template = facts.chat_template or ""
     with Renderer(family, facts) as renderer:
         found = lmdeploy_form(lambda m: renderer.render(template, m), load_probes(), stops=STOPS, double_bos=False)
-        assert found.json_text is not None
-        texts = from_json(found.json_text)
+        assert found.text is not None
+        texts = from_json(found.text)
         assert texts == Texts(
             **{**{n: getattr(DOCUMENTED, n) for n in Texts.__dataclass_fields__}, "meta_instruction": meta_instruction}
         )
@@ -115,7 +115,7 @@ def test_real_templates_without_a_default_system_block_get_a_reason(
     template = facts.chat_template or ""
     with Renderer(family, facts) as renderer:
         found = lmdeploy_form(lambda m: renderer.render(template, m), load_probes(), stops=STOPS, double_bos=False)
-    assert found.json_text is None
+    assert found.text is None
     assert found.code == "NO_DEFAULT_SYS"
 
 
@@ -151,7 +151,7 @@ DROPS_SYSTEMS = EMPTY_SYSTEM.replace(
 )  # fmt: skip
 def test_the_rest_gets_a_reason_code_and_no_json(template: str, code: str, reason: str) -> None:
     found = form_of(template)
-    assert (found.json_text, found.code) == (None, code)
+    assert (found.text, found.code) == (None, code)
     assert reason in found.reason
 
 
@@ -163,12 +163,12 @@ WITHOUT_ITS_BLANK = (
 
 def test_a_prompt_that_ends_without_the_headers_blank_takes_a_class_of_lmdeploy_that_drops_it() -> None:
     found = form_of(WITHOUT_ITS_BLANK)
-    texts = from_json(found.json_text or "")
+    texts = from_json(found.text or "")
     assert (texts.model_name, texts.eoh + texts.assistant) == ("vicuna", "\nassistant: ")
     with Renderer("template.jinja", samples.tokens()) as renderer:
         for probe in load_probes():
             expected = renderer.render(WITHOUT_ITS_BLANK, probe)
-            assert assemble(texts, probe.messages) == expected == assembled(found.json_text or "", probe.messages)
+            assert assemble(texts, probe.messages) == expected == assembled(found.text or "", probe.messages)
 
 
 def test_trimming_is_named_when_a_core_conversation_shows_it() -> None:
@@ -182,12 +182,12 @@ def test_trimming_is_named_when_a_core_conversation_shows_it() -> None:
 
 def test_a_bos_that_only_the_tokenizer_adds_has_no_form() -> None:
     found = form_of(samples.CHATML_WITH_DEFAULT, bos="<s>", double_bos=True)
-    assert (found.json_text, found.code) == (None, "BOS_DUP")
+    assert (found.text, found.code) == (None, "BOS_DUP")
 
 
 def test_a_bos_that_the_template_writes_is_part_of_the_system_text() -> None:
     found = form_of("{{ bos_token }}" + samples.CHATML_WITH_DEFAULT, bos="<s>")
-    assert from_json(found.json_text or "").system == "<s><|im_start|>system\n"
+    assert from_json(found.text or "").system == "<s><|im_start|>system\n"
 
 
 def test_a_template_without_special_tokens_has_a_form_too() -> None:
@@ -196,7 +196,7 @@ def test_a_template_without_special_tokens_has_a_form_too() -> None:
         "{{ m.role + ': ' + m.content + '\n' }}{% endfor %}{{ 'assistant: ' }}"
     )
     found = form_of(template)
-    texts = from_json(found.json_text or "")
+    texts = from_json(found.text or "")
     for probe in load_probes():
         with Renderer("template.jinja", samples.tokens()) as renderer:
             assert assemble(texts, probe.messages) == renderer.render(template, probe)

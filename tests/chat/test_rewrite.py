@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from packager.artifacts import Gguf, Message, RewrittenForm
+from packager.artifacts import Gguf, Message, TemplateForm
 from packager.chat.canonical import HEADER_CHARACTERS, canonicalise
 from packager.chat.probes import load_probes
 from packager.chat.render import Renderer, RenderRefused, Setting
@@ -27,7 +27,7 @@ UNSEEN = random_walks(60, 4242, alternate=True)
 
 
 @contextmanager
-def rewritten(template: str) -> Iterator[tuple[Renderer, TurnModel | None, RewrittenForm]]:
+def rewritten(template: str) -> Iterator[tuple[Renderer, TurnModel | None, TemplateForm]]:
     probes = load_probes()
     with Renderer("it", TOKENS) as renderer:
         canonical = canonicalise(renderer, template, probes, source="it", bos_token="<s>")

@@ -91,8 +91,8 @@ def test_lmdeploy_builds_the_core_ids_from_the_emitted_json(
         form = lmdeploy_form(
             lambda turns: renderer.render(template, turns), load_probes(), stops=("<|im_end|>",), double_bos=False
         )
-    assert form.json_text is not None
-    (tmp_path / "lmdeploy.json").write_text(form.json_text)
+    assert form.text is not None
+    (tmp_path / "lmdeploy.json").write_text(form.text)
     with Lmdeploy(folder, tmp_path / "lmdeploy.json") as engine:
         assert all(engine.tokens(probe) == expected[probe.id] for probe in core_probes())
 
@@ -105,7 +105,7 @@ def test_lmdeploy_drops_the_blank_behind_the_last_header_where_the_template_does
             return renderer.render(WITHOUT_ITS_BLANK, turns)
 
         form = lmdeploy_form(render, load_probes(), stops=(), double_bos=False)
-        (tmp_path / "lmdeploy.json").write_text(form.json_text or "")
+        (tmp_path / "lmdeploy.json").write_text(form.text or "")
         with Lmdeploy(folder, tmp_path / "lmdeploy.json") as engine:
             assert all(engine.render(probe) == render(probe.messages) for probe in load_probes())
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from packager import codec
-from packager.artifacts import ChatTemplate, Checkpoint, Dtype, GoForm, Message, Sampling
+from packager.artifacts import ChatTemplate, Checkpoint, Dtype, Message, Sampling, TemplateForm
 from packager.engines.ollama import OllamaServer
 from packager.errors import InputInvalid
 from packager.formats.checkpoint import read_checkpoint
@@ -22,8 +22,8 @@ from packager.weights.vocabulary import vocabulary_of_folder
 TEMPLATE = ChatTemplate(
     source="test", original_sha256="0" * 64, text="", pins=(), stops=("<|im_end|>", "<|endoftext|>"), adds_bos=False
 )
-GO = GoForm(text=r'{{- range .Messages }}{{- "<\"\n" }}{{- .Content }}' + "\n" + r'{{- end }}{{- ">\"" }}')
-NO_GO = GoForm(text=None, code="POSITION", reason="rounds are numbered")
+GO = TemplateForm(text=r'{{- range .Messages }}{{- "<\"\n" }}{{- .Content }}' + "\n" + r'{{- end }}{{- ">\"" }}')
+NO_GO = TemplateForm(text=None, code="POSITION", reason="rounds are numbered")
 BASE = Checkpoint(
     folder=Path("base"), name="base", architecture="Qwen2ForCausalLM", dtype=Dtype.BFLOAT16, hidden_size=64, layers=2,
     vocab_size=100, context_tokens=32768, ties_embeddings=True, eos_token_ids=(1,),

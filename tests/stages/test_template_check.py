@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from packager.artifacts import GoForm, Outcome
+from packager.artifacts import Outcome, TemplateForm
 from packager.chat.probes import core_probes, every_probe, load_probes
 from packager.chat.walks import random_walks
 from packager.engines.ollama import OllamaServer
@@ -33,9 +33,7 @@ def job(tiny: Callable[[str], Path], tree: LlamaCppTree) -> Callable[..., Templa
             TemplatesJob(base=read_checkpoint(tiny(family)), adapter=None, template_file=template_file)
         )
         template = found.template
-        served = Served(
-            template=template.text, adds_bos=template.adds_bos, lmdeploy=found.lmdeploy.json_text, go=found.go
-        )
+        served = Served(template=template.text, adds_bos=template.adds_bos, lmdeploy=found.lmdeploy.text, go=found.go)
         return TemplateCheckJob(
             folder=tiny(family),
             template=template,
@@ -165,7 +163,7 @@ def test_reasoning_that_a_template_writes_into_the_history(
     asked = replace(
         job("qwen2.5"),
         template=found.template,
-        served=Served(template=found.template.text, adds_bos=False, go=found.go, lmdeploy=found.lmdeploy.json_text),
+        served=Served(template=found.template.text, adds_bos=False, go=found.go, lmdeploy=found.lmdeploy.text),
         conversations=tuple(probe for probe in SPECIAL if probe.id == "think-separate"),
         columns=(Column.LLAMA_CPP, Column.OLLAMA, Column.OLLAMA_GO, Column.LMDEPLOY),
     )
@@ -213,7 +211,7 @@ def test_what_the_json_of_lmdeploy_does_not_hold_for_has_its_code(
     (tmp_path / "own.jinja").write_text(CHATML_WITH_DEFAULT.replace("{% endif %}", "{% endif %}" + later, 1))
     base = read_checkpoint(job("qwen2.5").folder)
     found = make_template(TemplatesJob(base=base, adapter=None, template_file=tmp_path / "own.jinja"))
-    served = Served(template=found.template.text, lmdeploy=found.lmdeploy.json_text)
+    served = Served(template=found.template.text, lmdeploy=found.lmdeploy.text)
     asked = replace(job("qwen2.5"), template=found.template, served=served, columns=(Column.LMDEPLOY,))
     cells = row(check_template(asked, lambda: pytest.fail("not asked"), silent), Column.LMDEPLOY).cells
     assert {cell.conversation: cell.code for cell in cells if cell.code} == {"system-in-the-middle": "ROLES"}
@@ -266,12 +264,15 @@ def test_what_the_go_form_does_not_hold_for_has_its_codes(
     ("go", "reason"),
     [
         (None, "only a checkpoint's template has a Go form"),
-        (GoForm(text=None, code="POSITION", reason="rounds are numbered"), "POSITION: there is no Go form, rounds are"),
+        (
+            TemplateForm(text=None, code="POSITION", reason="rounds are numbered"),
+            "POSITION: there is no Go form, rounds are",
+        ),
     ],
     ids=["not asked for", "none"],
 )
 def test_without_a_go_form_its_column_is_not_checked(
-    go: GoForm | None, reason: str, job: Callable[[str], TemplateCheckJob], connect: Callable[[], OllamaServer]
+    go: TemplateForm | None, reason: str, job: Callable[[str], TemplateCheckJob], connect: Callable[[], OllamaServer]
 ) -> None:
     right = job("qwen2.5")
     without = replace(right, served=replace(right.served, go=go), columns=(Column.LLAMA_CPP, Column.OLLAMA_GO))

@@ -50,7 +50,7 @@ def test_real_checkpoints(
     assert found.template.stops[0] == first_stop
     assert found.template.adds_bos is adds_bos
     assert found.lmdeploy.code == lmdeploy_code
-    assert (found.lmdeploy.json_text is None) == bool(lmdeploy_code)
+    assert (found.lmdeploy.text is None) == bool(lmdeploy_code)
     assert found.template.text.endswith(base.chat_template or "none")
     assert found.notes == ()
 

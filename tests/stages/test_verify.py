@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from packager.artifacts import Check, Gguf, GoForm, Outcome, Quant, Registered, Verdict
+from packager.artifacts import Check, Gguf, Outcome, Quant, Registered, TemplateForm, Verdict
 from packager.chat.probes import core_probes, load_probes
 from packager.engines.ollama import OllamaServer
 from packager.errors import ToolMissing
@@ -25,7 +25,7 @@ from packager.stages.verify import VerifyJob, verify
 from tests.made_ggufs import Made, make_ggufs
 from tests.ollama_server import running_ollama
 
-NO_GO = GoForm(text=None, code="POSITION", reason="not asked for")
+NO_GO = TemplateForm(text=None, code="POSITION", reason="not asked for")
 
 EMBEDDED = ("prompts", "token ids", "distribution", "first token", "answers")
 SERVED = ("stored model", "prompts", "token ids", "first token", "answers")
