@@ -12,11 +12,13 @@ from packager.chat.canonical import Canonical, canonicalise
 from packager.chat.choose import choose_original
 from packager.chat.go_template import go_form
 from packager.chat.lmdeploy import lmdeploy_form
+from packager.chat.ollama_choice import predict_choice
 from packager.chat.probes import every_probe, load_probes
 from packager.chat.render import Renderer, RenderRefused
 from packager.chat.rewrite import rewritten_form
 from packager.chat.solve import solve_turns
 from packager.chat.stops import find_stops
+from packager.engines.ollama_server import NATIVE_TEMPLATES
 from packager.formats.text_file import write_text
 from packager.formats.tokenizer import TokenizerFacts, read_tokenizer
 
@@ -107,7 +109,11 @@ def make_template(job: TemplatesJob) -> TemplateResult:
         prepare_command=serving.prepare_command(job.base.name, job.adapter.name if job.adapter else None),
         vllm_command=serving.vllm_command(job.base.architecture),
         lmdeploy_command=serving.lmdeploy_command(has_json=lmdeploy.text is not None),
-        notes=(*original.notes, *_notes(canonical, stops.notes, stops.texts, tokens)),
+        notes=(
+            *original.notes,
+            *_notes(canonical, stops.notes, stops.texts, tokens),
+            *_foretold(job.base.architecture, canonical.text),
+        ),
     )
 
 
@@ -173,3 +179,9 @@ def _notes(
     if tokens.adds_bos and not canonical.leading_bos:
         notes.append("the tokenizer adds a BOS, the chat template does not: prompts have none, as in training")
     return tuple(notes)
+
+
+def _foretold(architecture: str, template: str) -> tuple[str, ...]:
+    """Say what an Ollama that runs chat templates would use instead of this one, where that can be told without a server."""
+    choice = predict_choice(".".join(map(str, NATIVE_TEMPLATES)), architecture=architecture, jinja=template)
+    return (f"{choice.reason} ({choice.code})",) if choice.code else ()

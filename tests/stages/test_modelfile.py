@@ -10,14 +10,18 @@ import pytest
 
 from packager import codec
 from packager.artifacts import ChatTemplate, Checkpoint, Dtype, Message, Sampling, TemplateForm
-from packager.engines.ollama import OllamaServer
+from packager.chat.probes import core_probes
+from packager.engines.ollama import OllamaEngine, OllamaServer
+from packager.engines.tokenizer import TokenizerReference
 from packager.errors import InputInvalid
 from packager.formats.checkpoint import read_checkpoint
 from packager.formats.modelfile import parse_modelfile
 from packager.sources.llama_cpp_tree import LlamaCppTree
 from packager.stages.modelfile import ModelfileJob, ModelfileResult, make_modelfile, write_modelfile
+from packager.stages.templates import TemplatesJob, make_template
 from packager.weights.probe_gguf import write_probe
 from packager.weights.vocabulary import vocabulary_of_folder
+from tests.ollama_server import running_ollama
 
 TEMPLATE = ChatTemplate(
     source="test", original_sha256="0" * 64, text="", pins=(), stops=("<|im_end|>", "<|endoftext|>"), adds_bos=False
@@ -155,3 +159,35 @@ def test_ollama_itself_makes_the_model_from_the_legacy_file(
     server.delete("legacy-file")
     assert rendered == '<"\nS<"\na>"'
     assert stored["stop"] == TEMPLATE.stops
+
+
+def test_the_legacy_file_of_a_real_model_where_ollama_is_told_to_take_the_go_path(
+    tiny: Callable[[str], Path],
+    tree: LlamaCppTree,
+    ollama_executable: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    base = read_checkpoint(tiny("llama3.1"))
+    found = make_template(TemplatesJob(base=base, adapter=None, template_file=None))
+    template = found.template
+    # A GGUF whose own template would be seen in every prompt: the TEMPLATE of the file is what must be used.
+    other = "OTHER" + template.text
+    vocabulary = vocabulary_of_folder(base.folder, tree)
+    write_probe(tmp_path / "m-Q8_0.gguf", vocabulary, template=other, adds_bos=template.adds_bos)
+    job = ModelfileJob(base=base, template=template, go=found.go, gguf_name="m-Q8_0.gguf")
+    write_modelfile(make_modelfile(job), tmp_path)
+    monkeypatch.setenv("OLLAMA_GO_TEMPLATE", "1")
+    with running_ollama(ollama_executable, tmp_path / "store" / "models") as url:
+        create = [ollama_executable, "create", "legacy-file", "-f", tmp_path / "Modelfile.legacy"]
+        subprocess.run(create, env={**os.environ, "OLLAMA_HOST": url}, capture_output=True, check=True)
+        engine = OllamaEngine(OllamaServer.connect(url), "legacy-file")
+        prompts = {probe.id: engine.render(probe) for probe in core_probes()}
+        counts = {probe.id: engine.prompt_token_count(probe) for probe in core_probes()}
+    with TokenizerReference(base.folder, template.text) as reference:
+        for probe in core_probes():
+            expected, ids = reference.render(probe), reference.tokens(probe)
+            assert isinstance(expected, str)
+            assert isinstance(ids, tuple)
+            assert prompts[probe.id] == expected.removeprefix(reference.bos_text)
+            assert counts[probe.id] == len(ids)
