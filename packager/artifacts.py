@@ -6,7 +6,7 @@ are sha256 as 64 lower-case hex digits; sizes are bytes; shapes are the checkpoi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -212,6 +212,8 @@ class ChatTemplate:
         pins: What was fixed, and why.
         stops: Text of every token that ends an answer, the end-of-turn first.
         adds_bos: Whether canonical token ids start with BOS, so that the tokenizer must not add another.
+        rewritten: What a GGUF gets in place of `text` where llama.cpp's Jinja builds other prompts from that or cannot run
+            it: the same prompts, written anew, without tools. None when there is no such form.
     """
 
     source: str
@@ -220,6 +222,12 @@ class ChatTemplate:
     pins: tuple[Pin, ...]
     stops: tuple[str, ...]
     adds_bos: bool
+    rewritten: str | None = None
+
+    @property
+    def for_gguf(self) -> tuple[ChatTemplate, ...]:
+        """The template with every text that a GGUF of it may have, the canonical one first."""
+        return (self,) if self.rewritten is None else (self, replace(self, text=self.rewritten))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,6 +257,18 @@ class GoForm:
     code: str = ""
     reason: str = ""
     limits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewrittenForm:
+    """A template written anew for llama.cpp's Jinja, or why there is none: one of `text` and `reason` is set.
+
+    `code` is a reason code of docs/templates.md, empty when the form exists.
+    """
+
+    text: str | None
+    code: str = ""
+    reason: str = ""
 
 
 # --- verdicts ----------------------------------------------------------------------------------------------------------

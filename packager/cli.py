@@ -56,10 +56,10 @@ def main(arguments: list[str] | None = None) -> None:
         result = packager.main(args=arguments, prog_name="packager", standalone_mode=False)
     except PlanRefused as error:
         for problem in error.problems:
-            _show(problem.message, problem.hint)
+            _show(problem.message, problem.hint, problem.lines)
         sys.exit(error.exit_code)
     except PackagerError as error:
-        _show(error.message, error.hint)
+        _show(error.message, error.hint, error.lines)
         sys.exit(error.exit_code)
     except click.ClickException as error:
         _show(error.format_message(), _usage_hint(error))
@@ -88,8 +88,10 @@ def _exit_with_bug(error: Exception) -> NoReturn:
     sys.exit(1)
 
 
-def _show(message: str, hint: str) -> None:
+def _show(message: str, hint: str, lines: tuple[str, ...] = ()) -> None:
     click.echo(click.style("error: ", fg="red", bold=True) + " ".join(message.split()), err=True)
+    for line in lines:
+        click.echo("  " + click.style(line, fg={"+": "green", "-": "red"}.get(line[:1])), err=True)
     if hint:
         click.echo(click.style("hint: ", fg="cyan") + hint, err=True)
 

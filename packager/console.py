@@ -19,10 +19,12 @@ from packager.artifacts import Check, Gguf, Outcome, Registered, Verdict
 from packager.codec import pretty_json
 from packager.demo import DemoResult
 from packager.events import Advanced, Event, Noted, StageFinished, StageStarted
+from packager.named_templates import NamedTemplate
 from packager.parity.template_matrix import TemplateMatrix
 from packager.pipeline import BuildResult
 from packager.plan import PlanSummary
 from packager.sources.demo_model import QUESTION
+from packager.template_conversion import Conversion
 from packager.template_proofs import ShownTemplate, TemplateDifference
 
 _MARKS = {
@@ -180,18 +182,36 @@ class Console:
         """Write a text to stdout as it is."""
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
 
+    def named_templates(self, templates: tuple[NamedTemplate, ...]) -> None:
+        """Show the named templates: name, title, every trainer's name, and where each is defined."""
+        self.result(templates)
+        for template in templates:
+            self.line(f"{template.name:<18}  {template.title}")
+            self.line(f"{'':<18}  {template.source}" + (f": {' '.join(template.aliases)}" if template.aliases else ""))
+
     def shown_template(self, shown: ShownTemplate) -> None:
         """Show what a template is."""
         self.result(shown)
         for label, text in template_views.shown_rows(shown):
             self.line(f"{label:>9}  {text}")
 
+    def conversion(self, done: Conversion) -> None:
+        """Show the files of a conversion, what the engines make of them, and what could not be written."""
+        if self._as_json:
+            self.result(done)
+            return
+        self.files(done.files)
+        self.template_matrix(done.matrix)
+        for form in done.missing:
+            self.line(f"no {form.file} ({form.code}): {form.reason}. {form.instead}")
+
     def template_matrix(self, matrix: TemplateMatrix) -> None:
         """Show what every engine makes of a template."""
         if self._as_json:
             self.result(matrix)
             return
-        self._out.print(template_views.matrix_table(matrix))
+        if any(row.cells for row in matrix.rows):
+            self._out.print(template_views.matrix_table(matrix))
         for note in template_views.matrix_notes(matrix):
             self.line(note)
         for loss in matrix.losses:

@@ -24,14 +24,16 @@ class PackagerError(Exception):
     Args:
         message: The cause; names the file and, where two values disagree, both.
         hint: The next action, best a command. Empty when there is none.
+        lines: What the message speaks of, where one line cannot show it: a diff.
     """
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", lines: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.lines = lines
 
 
 class Usage(PackagerError):
@@ -102,6 +104,6 @@ class PlanRefused(PackagerError):
 
     def __init__(self, problems: tuple[PackagerError, ...]) -> None:
         first = problems[0]
-        super().__init__(first.message, hint=first.hint)
+        super().__init__(first.message, hint=first.hint, lines=first.lines)
         self.problems = problems
         self.exit_code = first.exit_code  # type: ignore[misc]  # the one class whose code depends on its content

@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from packager.artifacts import Gguf, Modelfile, Outcome, Quant, Registered, Verdict
+from packager.artifacts import ChatTemplate, Gguf, Modelfile, Outcome, Quant, Registered, Verdict
 from packager.codec import digest
 from packager.durable import FileDigest
 from packager.engines.ollama import OllamaServer
@@ -20,10 +20,10 @@ from packager.plan import BuildRequest, Plan, make_plan
 from packager.sources.llama_cpp_tree import LlamaCppTree, find_tree
 from packager.stages.modelfile import ModelfileJob, make_modelfile, write_modelfile
 from packager.stages.register import RegisterJob, refuse_taken_name, register
-from packager.stages.templates import TemplateResult, write_templates
+from packager.stages.templates import Target, TemplateResult, write_rewritten, write_templates
 from packager.stages.verify import VerifyJob, verify
 from packager.stages.weights import QuantizeJob, gguf_name, quantize
-from packager.template_gate import require_template_in_ollama
+from packager.template_gate import template_for_ollama
 from packager.tool_versions import tool_versions
 from packager.workspace import Workspace
 
@@ -66,6 +66,14 @@ class VerifyKey:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TemplatesKey:
+    """Everything the bytes of a template's forms depend on."""
+
+    template: TemplateResult
+    targets: tuple[Target, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Written:
     """Names of small files a stage wrote."""
 
@@ -87,13 +95,15 @@ def build(request: BuildRequest, *, gates: Gates | None = None, emit: Emit) -> B
     tree = find_tree(request.llama_cpp, emit=emit)
     with Workspace(request.output, emit=emit) as workspace:
         inputs = workspace.digest_inputs(model_files(plan.base, plan.adapter))
-        key = weights_key(plan, inputs, tree)
+        in_gguf = plan.template.template
         if server is not None and plan.name is not None:
-            _refuse_taken_names(plan, plan.name, key, server, workspace)
+            _refuse_taken_names(plan, plan.name, inputs, server, tree, workspace)
         write_templates_once(plan.template, workspace, emit)
         if server is not None and plan.name is not None:
-            require_template_in_ollama(plan, inputs, server, tree, workspace, emit)
-        ggufs = write_weights(plan, key, tree, workspace, emit)
+            in_gguf = template_for_ollama(plan, inputs, server, tree, workspace, emit)
+            if in_gguf != plan.template.template:
+                write_rewritten_once(in_gguf.text, workspace)
+        ggufs = write_weights(plan, in_gguf, inputs, tree, workspace, emit)
         registered = _register(plan, ggufs, server, emit) if server is not None and plan.name is not None else ()
         verdict = None
         if request.verify:
@@ -159,33 +169,52 @@ def point_name(
 
 
 def _refuse_taken_names(
-    plan: Plan, name: ModelName, key: WeightsKey, server: OllamaServer, workspace: Workspace
+    plan: Plan,
+    name: ModelName,
+    inputs: tuple[FileDigest, ...],
+    server: OllamaServer,
+    tree: LlamaCppTree,
+    workspace: Workspace,
 ) -> None:
     """Stop before the long part when a name is taken by something that this build would not make."""
-    made = workspace.recorded("quantize", tuple[Gguf, ...], key=key) or ()
+    keys = [weights_key(plan, template, inputs, tree) for template in plan.template.template.for_gguf]
+    made = [gguf for key in keys for gguf in workspace.recorded("quantize", tuple[Gguf, ...], key=key) or ()]
     for wanted in (*(name.with_tag(quant.value) for quant in plan.request.quants), name):
         refuse_taken_name(wanted, server, replace=plan.request.replace, ours=tuple(gguf.sha256 for gguf in made))
 
 
-def write_templates_once(found: TemplateResult, workspace: Workspace, emit: Emit) -> tuple[Path, ...]:
+def write_templates_once(
+    found: TemplateResult, workspace: Workspace, emit: Emit, targets: tuple[Target, ...] = tuple(Target)
+) -> tuple[Path, ...]:
     """Write the canonical template and its other forms, or reuse them by their receipt."""
     for note in found.notes:
         emit(Noted(stage="template", text=note))
     return workspace.once(
         "template",
-        key=found,
-        job=lambda staging: Written(files=write_templates(found, staging)),
+        key=TemplatesKey(template=found, targets=targets),
+        job=lambda staging: Written(files=write_templates(found, staging, targets)),
         kind=Written,
         title="canonical chat template and its forms for other engines",
     ).files
 
 
-def weights_key(plan: Plan, inputs: tuple[FileDigest, ...], tree: LlamaCppTree) -> WeightsKey:
-    """Give what the bytes of a plan's GGUF files depend on."""
+def write_rewritten_once(text: str, workspace: Workspace) -> tuple[Path, ...]:
+    """Write the template that the GGUF files have where Ollama needs it written anew, or reuse it by its receipt."""
+    return workspace.once(
+        "template-written-anew",
+        key=text,
+        job=lambda staging: Written(files=write_rewritten(text, staging)),
+        kind=Written,
+        title="chat template written anew for the GGUF",
+    ).files
+
+
+def weights_key(plan: Plan, template: ChatTemplate, inputs: tuple[FileDigest, ...], tree: LlamaCppTree) -> WeightsKey:
+    """Give what the bytes of a plan's GGUF files with a template depend on."""
     return WeightsKey(
         inputs=inputs,
         quants=plan.request.quants,
-        template=digest(plan.template.template),
+        template=digest(template),
         name=plan.file_stem,
         file_stem=plan.file_stem,
         converter=tree.version,
@@ -194,9 +223,15 @@ def weights_key(plan: Plan, inputs: tuple[FileDigest, ...], tree: LlamaCppTree) 
 
 
 def write_weights(
-    plan: Plan, key: WeightsKey, tree: LlamaCppTree, workspace: Workspace, emit: Emit
+    plan: Plan,
+    template: ChatTemplate,
+    inputs: tuple[FileDigest, ...],
+    tree: LlamaCppTree,
+    workspace: Workspace,
+    emit: Emit,
 ) -> tuple[Gguf, ...]:
-    """Write every GGUF of a plan in one pass, or reuse them by their receipt."""
+    """Write every GGUF of a plan with a template in one pass, or reuse them by their receipt."""
+    key = weights_key(plan, template, inputs, tree)
 
     def job(staging: Path) -> tuple[Gguf, ...]:
         return quantize(
@@ -204,7 +239,7 @@ def write_weights(
                 base=plan.base,
                 adapter=plan.adapter,
                 quants=plan.request.quants,
-                template=plan.template.template,
+                template=template,
                 name=key.name,
                 file_stem=plan.file_stem,
                 output=staging,

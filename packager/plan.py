@@ -31,7 +31,7 @@ class BuildRequest:
     output: Path
     quants: tuple[Quant, ...]
     name: str | None = None
-    template_file: Path | None = None
+    template_file: str | None = None
     llama_cpp: Path | None = None
     register: bool = True
     verify: bool = True
@@ -134,7 +134,7 @@ def make_plan(request: BuildRequest) -> Plan:
         template=template.template.source,
         stops=template.template.stops,
         names=_names(request, name),
-        notes=_notes(tree, adapter),
+        notes=(*_notes(tree, adapter), *template.notes),
     )
     return Plan(
         request=request, base=base, adapter=adapter, name=name, file_stem=stem, template=template, summary=summary

@@ -1,4 +1,4 @@
-"""One stage at a time, for `packager merge`, `quantize`, `template`, `modelfile`, `register` and `verify`.
+"""One stage at a time, for `packager merge`, `quantize`, `modelfile`, `register` and `verify`.
 
 The same jobs and receipts as `packager.pipeline`, which does them all.
 """
@@ -24,8 +24,6 @@ from packager.pipeline import (
     Written,
     point_name,
     verify_once,
-    weights_key,
-    write_templates_once,
     write_weights,
 )
 from packager.plan import BuildRequest, build_name, make_plan
@@ -52,7 +50,7 @@ class MergeKey:
 
 
 def merge(
-    base: Path, adapter: Path, output: Path, *, dtype: Dtype | None, template_file: Path | None, emit: Emit
+    base: Path, adapter: Path, output: Path, *, dtype: Dtype | None, template_file: str | None, emit: Emit
 ) -> tuple[Path, ...]:
     """Write a merged Hugging Face checkpoint and give its files."""
     checkpoint, lora, found = _read(base, adapter, template_file)
@@ -79,20 +77,11 @@ def quantize(request: BuildRequest, *, emit: Emit) -> tuple[Gguf, ...]:
     tree = find_tree(request.llama_cpp, emit=emit)
     with Workspace(request.output, emit=emit) as workspace:
         inputs = workspace.digest_inputs(model_files(plan.base, plan.adapter))
-        return write_weights(plan, weights_key(plan, inputs, tree), tree, workspace, emit)
-
-
-def template(
-    base: Path, adapter: Path | None, output: Path, *, template_file: Path | None, emit: Emit
-) -> tuple[Path, ...]:
-    """Write the canonical chat template and its other forms, and give their paths."""
-    _, _, found = _read(base, adapter, template_file)
-    with Workspace(output, emit=emit) as workspace:
-        return write_templates_once(found, workspace, emit)
+        return write_weights(plan, plan.template.template, inputs, tree, workspace, emit)
 
 
 def modelfile(
-    base: Path, adapter: Path | None, output: Path, *, gguf: Path | None, template_file: Path | None, emit: Emit
+    base: Path, adapter: Path | None, output: Path, *, gguf: Path | None, template_file: str | None, emit: Emit
 ) -> tuple[Path, ...]:
     """Write a Modelfile, and give its path."""
     checkpoint, _, found = _read(base, adapter, template_file)
@@ -135,7 +124,7 @@ def verify(
     adapter: Path | None,
     *,
     name: str | None,
-    template_file: Path | None,
+    template_file: str | None,
     gates: Gates,
     emit: Emit,
 ) -> Verdict:
@@ -155,7 +144,7 @@ def verify(
 
 
 def _read(
-    base: Path, adapter: Path | None, template_file: Path | None
+    base: Path, adapter: Path | None, template_file: str | None
 ) -> tuple[Checkpoint, Adapter | None, TemplateResult]:
     checkpoint = read_checkpoint(base)
     lora = read_adapter(adapter, checkpoint) if adapter is not None else None

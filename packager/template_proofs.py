@@ -1,4 +1,4 @@
-"""What the commands of `packager template` do: show a template, prove it on every engine, convert it, compare two."""
+"""What the commands of `packager template` do: show a template, prove it on every engine, compare two."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from packager.parity.differences import ids_difference, text_difference
 from packager.parity.template_matrix import TemplateMatrix
 from packager.sources.llama_cpp_tree import find_tree
 from packager.stages.template_check import Column, Served, TemplateCheckJob, check_template
-from packager.stages.templates import TemplatesJob, make_template
+from packager.stages.templates import TemplateResult, TemplatesJob, make_template
 from packager.template_subjects import Subject, read_subject
 
 _SHOWN_SKIPPED = 3
@@ -83,7 +83,7 @@ class TemplateDifference:
     different: tuple[PromptPair, ...]
 
 
-def show(name: str, adapter: Path | None, *, template_file: Path | None, emit: Emit) -> ShownTemplate:
+def show(name: str, adapter: Path | None, *, template_file: str | None, emit: Emit) -> ShownTemplate:
     """Find a template and say what it is."""
     probes = load_probes()
     subject = read_subject(name, adapter, template_file=template_file, probes=probes, emit=emit)
@@ -91,7 +91,7 @@ def show(name: str, adapter: Path | None, *, template_file: Path | None, emit: E
     with Renderer(subject.source, subject.tokens) as renderer:
         bos = subject.tokens.bos_token
         canonical = canonicalise(renderer, subject.text, every_probe(), source=subject.source, bos_token=bos)
-        stops = find_stops(renderer, canonical.text, subject.tokens, eos)
+        stops = find_stops(renderer, canonical.text, subject.tokens, eos, named=subject.stops)
     refused = tuple(f"refuses conversation {probe} ({message})" for probe, message in canonical.refuses)
     return ShownTemplate(
         source=subject.source,
@@ -101,7 +101,7 @@ def show(name: str, adapter: Path | None, *, template_file: Path | None, emit: E
         pins=canonical.pins,
         stops=stops.texts,
         leading_bos=canonical.leading_bos,
-        notes=(*stops.notes, *refused),
+        notes=(*subject.notes, *stops.notes, *refused),
     )
 
 
@@ -109,7 +109,7 @@ def check(
     name: str,
     adapter: Path | None,
     *,
-    template_file: Path | None,
+    template_file: str | None,
     reference: Path | None,
     columns: tuple[Column, ...],
     more: tuple[Conversation, ...] = (),
@@ -121,7 +121,7 @@ def check(
         name: A checkpoint, whose canonical template is proved; or a GGUF file, a template file or a model in Ollama, each
             of which is taken as it is.
         adapter: The adapter of the checkpoint, or of the reference.
-        template_file: The template that the checkpoint, or the reference, was trained with.
+        template_file: The template that the checkpoint, or the reference, was trained with, as typed behind `--template`.
         reference: The checkpoint that a GGUF file, a template file or a model in Ollama is compared with.
         columns: The engines to ask.
         more: Conversations besides the probes.
@@ -141,14 +141,41 @@ def check(
     checkpoint = read_checkpoint(base)
     lora = read_adapter(adapter, checkpoint) if adapter is not None else None
     found = make_template(TemplatesJob(base=checkpoint, adapter=lora, template_file=template_file))
+    served = _as_it_is(name, emit) if reference is not None else None
+    return prove(base, found, served=served, columns=columns, more=more, emit=emit)
+
+
+def prove(
+    base: Path,
+    found: TemplateResult,
+    *,
+    served: Served | None = None,
+    columns: tuple[Column, ...],
+    more: tuple[Conversation, ...] = (),
+    emit: Emit,
+) -> TemplateMatrix:
+    """Compare what engines build from a template's forms, or from what is `served`, with what training built.
+
+    Args:
+        base: The checkpoint, for its config and tokenizer.
+        found: The template it was trained with, and its forms.
+        served: What engines get instead of the forms.
+        columns: The engines to ask.
+        more: Conversations besides the probes.
+        emit: Gets the progress.
+    """
     template = found.template
-    served = Served(template=template.text, adds_bos=template.adds_bos, lmdeploy=found.lmdeploy.json_text, go=found.go)
-    if reference is not None:
-        served = _as_it_is(name, emit)
+    forms = Served(
+        template=template.text,
+        adds_bos=template.adds_bos,
+        lmdeploy=found.lmdeploy.json_text,
+        go=found.go,
+        rewritten=template.rewritten,
+    )
     job = TemplateCheckJob(
         folder=base,
         template=template,
-        served=served,
+        served=served or forms,
         conversations=(*every_probe(), *more),
         columns=columns,
         tree=find_tree(None, emit=emit),
@@ -217,9 +244,8 @@ def write_matrix(matrix: TemplateMatrix, path: Path) -> None:
 def _as_it_is(name: str, emit: Emit) -> Served:
     subject = read_subject(name, None, template_file=None, probes=(), emit=emit)
     path = Path(name)
-    if path.is_file():
-        return Served(template=subject.text, gguf=path if path.suffix == ".gguf" else None)
-    return Served(template=subject.text, model=name)
+    gguf = path if path.is_file() and path.suffix == ".gguf" else None
+    return Served(template=subject.text, gguf=gguf, model=subject.model)
 
 
 def _prompts(

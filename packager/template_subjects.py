@@ -1,4 +1,4 @@
-"""What `packager template` is pointed at: a checkpoint, a GGUF file, a template file, or a model in Ollama."""
+"""What `packager template` is pointed at: a checkpoint, a GGUF, a template file, a named template, or a model in Ollama."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from packager.artifacts import Conversation
-from packager.chat.choose import choose_original, read_template
+from packager.chat.choose import choose_original
+from packager.chat.originals import index_original, read_template
 from packager.engines.ollama import OllamaServer
 from packager.errors import InputInvalid, Unsupported
 from packager.events import Emit
@@ -15,6 +16,7 @@ from packager.formats.checkpoint import read_checkpoint
 from packager.formats.gguf import GgufArray, GgufHeader, read_gguf
 from packager.formats.model_name import ModelName
 from packager.formats.tokenizer import NO_TOKENS, NamedToken, SpecialToken, TokenizerFacts, read_tokenizer
+from packager.named_templates import has_trainer, is_template_name
 
 _NAMED = ("bos", "eos", "unknown", "padding")
 _JINJA_NAMES = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
@@ -30,28 +32,36 @@ class Subject:
         text: The template as it stands there.
         tokens: The tokenizer beside it; `NO_TOKENS` for a template without one.
         folder: The Hugging Face folder that the tokenizer is in, None when there is none.
+        stops: Text of the tokens that the template's trainer stops at.
+        notes: What was found on the way and stops nothing.
+        model: The name of the model in Ollama that it was found in, None elsewhere.
     """
 
     source: str
     text: str
     tokens: TokenizerFacts
     folder: Path | None = None
+    stops: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    model: str | None = None
 
 
 def read_subject(
     name: str,
     adapter: Path | None,
     *,
-    template_file: Path | None,
+    template_file: str | None,
     probes: tuple[Conversation, ...],
     emit: Emit,
 ) -> Subject:
     """Find a template.
 
     Args:
-        name: A checkpoint's folder, a `.gguf` file, a template file, or the name of a model in Ollama.
+        name: A checkpoint's folder, a `.gguf` file, a template file, the name of a template in the index, or that of a
+            model in Ollama. Where two of these exist, the first in this order is meant: `mistral` is the named template, and
+            `mistral:latest` the model; `llamafactory:` and `xtuner:` always mean the index.
         adapter: The adapter of a checkpoint.
-        template_file: The file that decides for a checkpoint.
+        template_file: What decides for a checkpoint, as typed behind `--template`.
         probes: Where the base's and the adapter's template must agree.
         emit: Gets a warning when Ollama is on another machine.
 
@@ -69,19 +79,29 @@ def read_subject(
         return _gguf(path)
     if path.is_file():
         return Subject(source=f"the file {path.name}", text=read_template(path), tokens=NO_TOKENS)
+    if has_trainer(name) or is_template_name(name):
+        original = index_original(name)
+        return Subject(source=original.source, text=original.text, tokens=NO_TOKENS, stops=original.stops)
     if path.suffix == ".jinja" or len(path.parts) > 2 or path.is_absolute() or name.startswith("."):
         raise InputInvalid(f"{name}: no such file or folder")
     return _in_ollama(name, emit)
 
 
 def _checkpoint(
-    folder: Path, adapter: Path | None, template_file: Path | None, probes: tuple[Conversation, ...]
+    folder: Path, adapter: Path | None, template_file: str | None, probes: tuple[Conversation, ...]
 ) -> Subject:
     base = read_checkpoint(folder)
     lora = read_adapter(adapter, base) if adapter is not None else None
     tokens = read_tokenizer(folder)
     original = choose_original(base, lora, template_file, tokens, probes)
-    return Subject(source=original.source, text=original.text, tokens=tokens, folder=folder)
+    return Subject(
+        source=original.source,
+        text=original.text,
+        tokens=tokens,
+        folder=folder,
+        stops=original.stops,
+        notes=original.notes,
+    )
 
 
 def _gguf(path: Path) -> Subject:
@@ -102,7 +122,7 @@ def _in_ollama(name: str, emit: Emit) -> Subject:
             "not from a chat template in the GGUF file",
             hint=f"See `ollama show --modelfile {name}`.",
         )
-    return Subject(source=f"the model {name} in Ollama", text=found.template, tokens=NO_TOKENS)
+    return Subject(source=f"the model {name} in Ollama", text=found.template, tokens=NO_TOKENS, model=name)
 
 
 def _tokens(header: GgufHeader) -> TokenizerFacts:

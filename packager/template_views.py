@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 
 from rich.markup import escape
@@ -10,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from packager.artifacts import Outcome
+from packager.chat.prompt_diff import prompt_diff
 from packager.parity.matrix import Cell
 from packager.parity.template_matrix import IGNORED, TemplateMatrix, TemplateRow
 from packager.template_proofs import PromptPair, ShownTemplate, TemplateDifference
@@ -36,6 +36,8 @@ def matrix_table(matrix: TemplateMatrix) -> Table:
 
 def matrix_notes(matrix: TemplateMatrix) -> Iterator[str]:
     """Give what the table has no room for: every reason, once for each engine and code, with its first conversation."""
+    if matrix.rewritten:
+        yield "ollama: does not build these prompts from the template itself; proved is the form written anew, without tools"
     for row in matrix.rows:
         if row.not_checked:
             yield f"{row.engine}: not checked: {row.not_checked}"
@@ -49,13 +51,10 @@ def matrix_notes(matrix: TemplateMatrix) -> Iterator[str]:
 def matrix_sentence(matrix: TemplateMatrix) -> str:
     """Give the matrix in one line of markup; engines that were not asked are named in it."""
     asked = [row for row in matrix.rows if not row.not_checked]
-    differing = [
-        row.engine for row in asked if any(c.outcome is Outcome.FAILED and c.group == "CORE" for c in row.cells)
-    ]
     missing = [row.engine for row in matrix.rows if row.not_checked]
     tail = f"; not checked: {', '.join(missing)}" if missing else ""
-    if differing:
-        return f"[bold red]CORE conversations differ on {', '.join(differing)}[/]{tail}"
+    if matrix.differing:
+        return f"[bold red]CORE conversations differ on {', '.join(matrix.differing)}[/]{tail}"
     if not matrix.equal:
         return f"[bold yellow]not checked[/]{tail}"
     return f"[bold green]every CORE conversation is equal[/] on {', '.join(row.engine for row in asked)}{tail}"
@@ -92,9 +91,8 @@ def difference_text(found: TemplateDifference) -> Iterator[Text]:
 def _prompt_lines(pair: PromptPair) -> Iterator[Text]:
     if pair.one is None or pair.other is None:
         return
-    one, other = ([repr(line)[1:-1] for line in text.splitlines(keepends=True)] for text in (pair.one, pair.other))
     styles = {"+": "green", "-": "red", "@": "cyan"}
-    for line in list(difflib.unified_diff(one, other, lineterm="", n=_CONTEXT_LINES))[2:]:
+    for line in prompt_diff(pair.one, pair.other, context_lines=_CONTEXT_LINES):
         yield Text(line, style=styles.get(line[0], ""))
 
 

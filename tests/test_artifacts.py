@@ -48,9 +48,10 @@ FORMS = {
     "Conversation": f'{{"id": "c1", "group": "CORE", "messages": [{MESSAGE}, {MESSAGE}], "tools": [{TOOL}]}}',
     "Pin": PIN,
     "ChatTemplate": '{"source": "s", "original_sha256": "0", "text": "{{ x }}", '
-    f'"pins": [{PIN}], "stops": [], "adds_bos": false}}',
+    f'"pins": [{PIN}], "stops": [], "adds_bos": false, "rewritten": null}}',
     "LmdeployForm": '{"json_text": null, "code": "TOOLS", "reason": "it has tools"}',
-    "GoForm": '{"text": null, "code": "POSITION", "reason": "rounds are numbered", "limits": ["a", "b"]}',
+    "GoForm": '{"text": "{{ .System }}", "code": "", "reason": "", "limits": ["empty messages"]}',
+    "RewrittenForm": '{"text": null, "code": "POSITION", "reason": "rounds are numbered"}',
     "Measure": MEASURE,
     "Check": CHECK,
     "Verdict": f'{{"checks": [{CHECK}], "versions": ["torch 2.6"]}}',

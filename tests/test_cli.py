@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,21 @@ def test_unreachable_ollama_is_exit_code_10(tmp_path: Path) -> None:
     lines = error_lines(finished)
     assert finished.code == 10
     assert lines[1].startswith("hint: ")
+
+
+def test_what_an_error_speaks_of_stands_between_its_line_and_its_hint(
+    tiny: Callable[[str], Path], tiny_lora: Callable[[str], Path], tmp_path: Path
+) -> None:
+    lora = tmp_path / "lora"
+    shutil.copytree(tiny_lora("qwen2.5"), lora)
+    (lora / "training_args.yaml").write_text("template: chatml\n")
+    finished = run_packager("plan", tiny("qwen2.5"), lora, "-o", tmp_path / "out")
+    lines = finished.err.splitlines()
+    assert finished.code == 3
+    assert lines[0].startswith("error: LLaMA-Factory's template chatml (training_args.yaml) and the base's chat")
+    assert "  +You are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\\n" in lines[1:-1]
+    assert lines[-1].startswith(
+        "hint: Say which one the model was trained with: --template llamafactory:chatml or --template "
+    )
+    chosen = run_packager("plan", tiny("qwen2.5"), lora, "-o", tmp_path / "out", "--template", "llamafactory:chatml")
+    assert "the named template llamafactory:chatml; stops: <|im_end|>" in chosen.out

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from packager.artifacts import Gguf
+from packager.artifacts import Quant
 from packager.formats.checkpoint import read_checkpoint
 from packager.formats.gguf import read_gguf
 from packager.formats.modelfile import parse_modelfile
+from tests.made_ggufs import make_ggufs
 from tests.run_packager import error_lines, run_packager
 
 FAMILY = "qwen3"
@@ -91,8 +91,9 @@ def test_quantizing_our_merge_gives_the_tensors_of_a_build(
 
 
 def test_template_and_modelfile_give_the_files_of_a_build(
-    tiny: Callable[[str], Path], tiny_lora: Callable[[str], Path], tmp_path: Path
+    tiny: Callable[[str], Path], tiny_lora: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("PACKAGER_VLLM", str(tmp_path))  # nobody is there: the files are what is looked at here
     base, adapter, whole, parts = tiny(FAMILY), tiny_lora(FAMILY), tmp_path / "whole", tmp_path / "parts"
     arguments = (base, adapter, "--quant", "q8_0", "--name", "packy")
     assert run_packager("build", *arguments, "-o", whole, "--no-register", "--no-verify").code == 0
@@ -110,7 +111,7 @@ def test_template_and_modelfile_give_the_files_of_a_build(
 
 @pytest.mark.parametrize("flag", ["-q", "--quiet"])
 def test_quiet_leaves_the_result_only(flag: str, tiny: Callable[[str], Path], tmp_path: Path) -> None:
-    finished = run_packager("template", "convert", tiny(FAMILY), "-o", tmp_path / "out", flag)
+    finished = run_packager("template", "convert", tiny(FAMILY), "-o", tmp_path / "out", "--to", "ollama", flag)
     assert finished.code == 0
     assert finished.err == ""
     assert str(tmp_path / "out" / "chat_template.jinja") in finished.out.splitlines()
@@ -124,9 +125,9 @@ def test_a_folder_that_is_no_build_is_refused(command: str, tmp_path: Path, tiny
     assert str(tmp_path / "nothing") in error_lines(finished)[0]
 
 
-def test_a_template_in_the_modelfile_is_not_ignored_but_refused(chat_gguf: Gguf, tmp_path: Path) -> None:
-    shutil.copy(chat_gguf.path, tmp_path)
-    (tmp_path / "Modelfile").write_text(f"FROM ./{chat_gguf.path.name}\nTEMPLATE {{{{ .Prompt }}}}\n")
+def test_a_template_in_the_modelfile_is_not_ignored_but_refused(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    (gguf,) = make_ggufs(tiny(FAMILY), None, (Quant.Q8_0,), tmp_path).ggufs
+    (tmp_path / "Modelfile").write_text(f"FROM ./{gguf.path.name}\nTEMPLATE {{{{ .Prompt }}}}\n")
     finished = run_packager("register", tmp_path, "--name", "packy")
     assert finished.code == 3
     assert "Modelfile: TEMPLATE has no place in it" in error_lines(finished)[0]

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from packager.chat.probes import every_probe, load_probes
+from packager.chat.probes import CORE, EXT, every_probe, load_probes
 from packager.codec import decode
 from packager.engines.ollama import OllamaServer
 from packager.formats.gguf import read_gguf
+from packager.named_templates import NamedTemplate, find_template, named_templates, template_text
 from packager.parity.template_matrix import TemplateMatrix
 from packager.template_proofs import ShownTemplate, TemplateDifference
 from tests.ollama_server import described, packaged_gguf
@@ -179,6 +180,93 @@ def test_show_of_a_model_in_ollama(ollama_url: str, tiny: Callable[[str], Path])
     assert run_packager("template", "show", "gone-soon", ollama=ollama_url).code == 10
 
 
+def test_list_has_every_named_template_with_its_aliases() -> None:
+    shown = run_packager("template", "list").out.splitlines()
+    assert len(shown) == 2 * len(named_templates())
+    assert shown[0].split() == ["alpaca", "Alpaca"]
+    aliases = next(line for line in shown if "llamafactory:yi" in line)
+    assert aliases.strip().startswith("LLaMA-Factory 0.9.5: llamafactory:chatml llamafactory:qwen3_nothink ")
+    listed = decode(tuple[NamedTemplate, ...], json.loads(run_packager("template", "list", "--json").out))
+    assert listed == named_templates()
+
+
+def test_a_named_template_is_shown_and_compared(tiny: Callable[[str], Path]) -> None:
+    shown = run_packager("template", "show", "llamafactory:qwen")
+    assert "the named template llamafactory:qwen" in shown.out
+    assert "    stops  <|im_end|>" in shown.out.splitlines()
+    assert "not checked" in shown.out
+    plain = {probe.id for probe in load_probes() if probe.group in (CORE, EXT)}
+    for name, different in (("qwen", {"empty-system"}), ("xtuner:qwen_chat", {"user", "user-assistant-user"})):
+        finished = run_packager("template", "diff", name, tiny("qwen2.5"), "--json")
+        assert finished.code == 5
+        found = decode(TemplateDifference, json.loads(finished.out))
+        assert found.one == f"the named template {name}"
+        assert different <= {pair.conversation for pair in found.different} & plain
+        assert ("user" in different) == ("user" in {pair.conversation for pair in found.different})
+
+
+def test_what_is_written_has_the_named_template_in_it(
+    tiny: Callable[[str], Path], tiny_lora: Callable[[str], Path], tmp_path: Path
+) -> None:
+    model = (tiny("qwen2.5"), tiny_lora("qwen2.5"))
+    text = template_text(find_template("llamafactory:qwen3_nothink"))
+    for number, command in enumerate((("template", "convert"), ("merge",))):
+        out = tmp_path / str(number)
+        finished = run_packager(*command, *model, "-o", out, "--template", "llamafactory:qwen3_nothink")
+        assert finished.code == 0, finished.err
+        assert (out / "chat_template.jinja").read_text().endswith(text)
+
+
+def test_a_named_template_is_proved_with_a_checkpoint_and_against_it(tiny: Callable[[str], Path]) -> None:
+    engines = ("--engine", "llama.cpp")
+    proved = run_packager("template", "check", tiny("qwen2.5"), "--template", "llamafactory:qwen", *engines)
+    assert proved.code == 0, proved.err
+    against = run_packager("template", "check", "chatml", "--reference", tiny("qwen2.5"), *engines)
+    assert against.code == 5
+    assert "CORE conversations differ on llama.cpp" in against.out
+
+
+def test_a_template_that_writes_bos_is_equal_on_a_tokenizer_without_one(
+    tiny: Callable[[str], Path], ollama_url: str
+) -> None:
+    """llama.cpp passes <|endoftext|> for Qwen's BOS, XTuner and transformers write none."""
+    engines = ("--engine", "llama.cpp", "--engine", "ollama")
+    trained = ("--template", "xtuner:qwen_chat")
+    finished = run_packager("template", "check", tiny("qwen2.5"), *trained, *engines, ollama=ollama_url)
+    assert finished.code == 0, finished.out
+    assert "every CORE conversation is equal on llama.cpp, ollama" in finished.out
+    shown = run_packager("template", "show", tiny("qwen2.5"), *trained)
+    assert '    fixed  bos_token = "": ' in shown.out
+
+
+def test_thoughts_of_earlier_turns_are_left_out_as_in_training(tiny: Callable[[str], Path], ollama_url: str) -> None:
+    """llama.cpp's server passes preserve_thinking, transformers and the trainer do not."""
+    trained = ("--template", "llamafactory:qwen3", "--engine", "ollama", "--json")
+    finished = run_packager("template", "check", tiny("qwen3"), *trained, ollama=ollama_url)
+    assert finished.code == 0, finished.err
+    cells = {cell.conversation: cell for cell in decode(TemplateMatrix, json.loads(finished.out)).rows[0].cells}
+    assert {cells[name].outcome.value for name in ("think-in-history", "whitespace", "user")} == {"passed"}
+
+
+def test_a_template_whose_tokens_the_tokenizer_lacks_is_told(tiny: Callable[[str], Path]) -> None:
+    shown = run_packager("template", "show", tiny("llama3.1"), "--template", "chatml")
+    assert shown.code == 0, shown.err
+    assert "the trainer stops at '<|im_end|>', which is no special token of the tokenizer" in shown.out
+
+
+def test_a_model_in_ollama_is_reached_by_its_tag_where_its_name_is_in_the_list(ollama_url: str) -> None:
+    server = OllamaServer.connect(ollama_url)
+    gguf = described(packaged_gguf())
+    server.upload(gguf.path, gguf.sha256)
+    server.create("zephyr", files={gguf.path.name: gguf.sha256}, parameters={}, template="{{ .Prompt }}!")
+    named = run_packager("template", "show", "zephyr", ollama=ollama_url)
+    model = run_packager("template", "show", "zephyr:latest", ollama=ollama_url)
+    server.delete("zephyr")
+    assert "the named template zephyr" in named.out
+    assert model.code == 12
+    assert "zephyr:latest: Ollama builds its prompts from a Go TEMPLATE" in error_lines(model)[0]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "word"),
     [
@@ -186,6 +274,8 @@ def test_show_of_a_model_in_ollama(ollama_url: str, tiny: Callable[[str], Path])
         (("check", "BASE", "--reference", "BASE"), 2, "its own reference"),
         (("show", "./none.jinja"), 3, "no such file or folder"),
         (("show", "none.gguf"), 3, "none.gguf"),
+        (("show", "llamafactory:qwn"), 3, "near: llamafactory:qwen"),
+        (("show", "BASE", "--template", "qwen_caht"), 3, "hint: Names: packager template list"),
         (("show", "FILE", "adapter"), 3, "no such folder"),
         (("show", "not a name"), 2, "not a name"),
         (("diff", "FILE", "HANGS"), 4, "hangs.jinja"),

@@ -109,6 +109,18 @@ def _header(digest: str, source: str, pins: tuple[Pin, ...]) -> str:
     return "{#- " + "\n    ".join(lines) + "\n"
 
 
+def rewritten_header(digest: str, source: str, pins: tuple[Pin, ...]) -> str:
+    """Write the comment in front of a template that is written anew."""
+    lines = [
+        "Chat template, canonical form, written by packager. llama.cpp cannot run the original: this is written anew",
+        "from the prompts that it builds, and proved to build the same ones.",
+        f"Original: {_PLAIN.sub('', source)}, sha256 {digest}.",
+        *(f"  {pin.name} = {_PLAIN.sub('', pin.value)}: {_PLAIN.sub('', pin.reason)}." for pin in pins),
+        "This comment is long on purpose: without it Ollama may take the template for another one.",
+    ]
+    return "{#- " + "\n    ".join(lines) + "\n-#}\n"
+
+
 def _joined(header: str, prologue: str, joint: str, template: str) -> str:
     if not prologue:
         return header + joint + template
@@ -122,7 +134,7 @@ def _difference(
 ) -> str:
     """Give the first probe whose prompt differs, and how it was rendered; empty when none does."""
     plain = Setting(variables=setting.variables)
-    for one in (plain, *engine_settings(plain)):
+    for one in (plain, *engine_settings(renderer, plain)):
         for probe, expected, found in zip(probes, reference, renders(renderer, text, probes, one), strict=True):
             if isinstance(expected, RenderRefused) and isinstance(found, RenderRefused):
                 continue

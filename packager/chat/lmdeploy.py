@@ -3,20 +3,23 @@
 LMDeploy joins fixed texts around the contents of messages and can do nothing else, so most templates have no such form; for
 those `--chat-template hf` is the right answer, and the reason why is given.
 
-Source: lmdeploy 0.18.0, `lmdeploy/model.py`, `ChatTemplateConfig` and `BaseChatTemplate.messages2prompt`.
+Source: lmdeploy 0.18.0, `lmdeploy/model.py`, `ChatTemplateConfig`, `BaseChatTemplate.messages2prompt` and `Vicuna`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from packager.artifacts import Conversation, LmdeployForm, Message
 from packager.chat.probes import CORE
 from packager.chat.render import RenderRefused
 
 MODEL_NAME = "packager"  # any name that LMDeploy has not registered: a known one would bring its own texts
+# A name it has registered, whose class differs only in dropping the last character of a prompt: what an answer in the history
+# begins with, but for a blank at its end. Its own texts are all replaced.
+CUTS_LAST = "vicuna"
 _SYSTEM, _USER, _ANSWER, _NEXT = "xq7system7qx", "xq7user7qx", "xq7answer7qx", "xq7next7qx"
 
 Render = Callable[[tuple[Message, ...]], str | RenderRefused]
@@ -26,6 +29,7 @@ Render = Callable[[tuple[Message, ...]], str | RenderRefused]
 class Texts:
     """What LMDeploy writes around contents; names are those of its JSON file."""
 
+    model_name: str = MODEL_NAME
     system: str
     meta_instruction: str
     eosys: str
@@ -58,8 +62,7 @@ def lmdeploy_form(
         expected = render(probe.messages)
         if expected != assemble(texts, probe.messages):
             return _diagnose(texts, probe, expected)
-    fields = {"model_name": MODEL_NAME, **{name: getattr(texts, name) for name in Texts.__dataclass_fields__}}
-    document = {**fields, "capability": "chat", "stop_words": list(stops)}
+    document = {**asdict(texts), "capability": "chat", "stop_words": list(stops)}
     return LmdeployForm(json_text=json.dumps(document, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -75,7 +78,14 @@ def assemble(texts: Texts, messages: tuple[Message, ...]) -> str:
     parts = [] if messages[0].role == "system" else [texts.system, texts.meta_instruction, texts.eosys]
     for message in messages:
         parts += [before[message.role], message.content, after[message.role]]
-    return "".join([*parts, texts.assistant])
+    prompt = "".join([*parts, texts.assistant])
+    return prompt[:-1] if texts.model_name == CUTS_LAST else prompt
+
+
+def assembled(json_text: str, messages: tuple[Message, ...]) -> str:
+    """Give the prompt that LMDeploy builds from a JSON form of ours."""
+    document = json.loads(json_text)
+    return assemble(Texts(**{name: document[name] for name in Texts.__dataclass_fields__}), messages)
 
 
 def solve(render: Render, stops: tuple[str, ...]) -> Texts | LmdeployForm:
@@ -97,7 +107,8 @@ def solve(render: Render, stops: tuple[str, ...]) -> Texts | LmdeployForm:
     if around is None or first is None:
         return _none("SYS_MERGE", "the template drops, repeats or moves the content of a message")
     head, system_to_user, user_to_answer, answer_to_user, tail = around
-    if user_to_answer != tail:
+    cuts = user_to_answer[:-1] == tail != user_to_answer
+    if user_to_answer != tail and not cuts:
         return _none(
             "GEN_PROMPT", f"the prompt ends with {tail!r}, an answer in the history begins with {user_to_answer!r}"
         )
@@ -108,12 +119,12 @@ def solve(render: Render, stops: tuple[str, ...]) -> Texts | LmdeployForm:
         return _none(
             "NO_DEFAULT_SYS", f"without a system message the prompt begins with {first[0]!r}, not with {head!r}"
         )
-    eoh, assistant = _after_stop(tail, stops)
+    eoh, assistant = _after_stop(user_to_answer, stops)
     eoa, separator = _after_stop(answer_to_user.removesuffix(user_text), stops, newlines=False)
     meta = first[0].removeprefix(head).removesuffix(closing)
     return Texts(
-        system=head, meta_instruction=meta, eosys=eosys, user=user_text, eoh=eoh, assistant=assistant, eoa=eoa,
-        separator=separator,
+        model_name=CUTS_LAST if cuts else MODEL_NAME, system=head, meta_instruction=meta, eosys=eosys, user=user_text,
+        eoh=eoh, assistant=assistant, eoa=eoa, separator=separator,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 
-from packager.artifacts import Conversation, Pin
+from packager.artifacts import Conversation, Message, Pin
 from packager.chat.render import Renderer, RenderRefused, Setting, TemplateNames, Value
 
 # A day is in no training set twice, so no value is the right one; this is the one that Meta's own templates fall back to.
@@ -26,9 +26,22 @@ _INJECTED: dict[str, tuple[Value, ...]] = {
     "date_string": (_OTHER_DAY.strftime("%d %b %Y"),),
     "datetime": (_OTHER_DAY.strftime("%b %d %Y"),),
     "enable_thinking": (True,),
+    # what `--reasoning-preserve`, on by default, sets (`caps_apply_preserve_reasoning`)
+    "preserve_thinking": (True,),
+    "clear_thinking": (False,),
+    "truncate_history_thinking": (False,),
+    "drop_thinking": (False,),
 }
+# What engines pass from the GGUF, where every model has one, and transformers only where the tokenizer names it: Qwen's names
+# no BOS, and its GGUF has <|endoftext|> for one.
+_TOKENS = ("bos_token", "eos_token")
+_A_TOKEN = "xq7token7qx"  # noqa: S105  # stands for whatever the GGUF says
 # What transformers passes as None and llama.cpp does not pass at all.
 _OMITTED = ("tools", "documents")
+# llama.cpp writes a system message into the user's where a template does not even look at its content (`caps_get`).
+_READ_MESSAGES = '{%- for message in messages -%}{%- if message["content"] -%}{%- endif -%}{%- endfor -%}'
+_SYSTEM = Message(role="system", content="xq7system7qx")
+_USER = Message(role="user", content="xq7user7qx")
 _DATE_FORMAT = re.compile(r"(?:%[-#]?[A-Za-z]|[ ,./:T-])+")
 
 Renders = tuple[str | RenderRefused, ...]
@@ -60,7 +73,7 @@ def find_pins(renderer: Renderer, template: str, probes: tuple[Conversation, ...
         pins.append(_clock_pin())
         prologue.append(_clock_macro(names))
     reference = renders(renderer, template, probes, setting)
-    for name, values in _INJECTED.items():
+    for name, values in _injected(renderer).items():
         if name not in names.free:
             continue
         if all(renders(renderer, template, probes, setting.with_variable(name, v)) == reference for v in values):
@@ -73,12 +86,18 @@ def find_pins(renderer: Renderer, template: str, probes: tuple[Conversation, ...
         if name in names.free and _differs(renderer, template, probes, setting, _without(setting, name)):
             pins.append(Pin(name=name, value="none", reason="training passed none, llama.cpp leaves it undefined"))
             prologue.append(f"{{%- if {name} is not defined -%}}{{%- set {name} = none -%}}{{%- endif -%}}")
+    if _drops_system(renderer, template, setting):
+        pins.append(
+            Pin(name="messages", value="read", reason="training dropped system messages, llama.cpp merges unread ones")
+        )
+        prologue.append(_READ_MESSAGES)
     return Pinned(pins=tuple(pins), prologue=tuple(prologue), setting=setting)
 
 
-def engine_settings(setting: Setting) -> tuple[Setting, ...]:
+def engine_settings(renderer: Renderer, setting: Setting) -> tuple[Setting, ...]:
     """Give what engines do to a template that transformers does not, as settings: each variable passed, each left out."""
-    passed = tuple(setting.with_variable(name, value) for name, values in _INJECTED.items() for value in values)
+    injected = _injected(renderer)
+    passed = tuple(setting.with_variable(name, value) for name, values in injected.items() for value in values)
     left_out = tuple(_without(setting, name) for name in _OMITTED)
     another_day = Setting(variables=setting.variables, absent=setting.absent, now=_OTHER_DAY)
     return (*passed, *left_out, another_day)
@@ -93,6 +112,12 @@ def jinja_text(text: str) -> str:
     """Give a string as a Jinja literal that jinja2 and llama.cpp read alike."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'
+
+
+def _injected(renderer: Renderer) -> dict[str, tuple[Value, ...]]:
+    """Give what engines pass; of the tokens those that a tokenizer lacks. Without a tokenizer nothing is known of them."""
+    lacking = [name for name in _TOKENS if renderer.token_names and name not in renderer.token_names]
+    return _INJECTED | dict.fromkeys(lacking, (_A_TOKEN,))
 
 
 def _differs(renderer: Renderer, template: str, probes: tuple[Conversation, ...], one: Setting, other: Setting) -> bool:
@@ -120,6 +145,12 @@ def _value_of_absence(
         if renders(renderer, template, probes, setting.with_variable(name, value)) == reference:
             return literal
     return None
+
+
+def _drops_system(renderer: Renderer, template: str, setting: Setting) -> bool:
+    """Whether a system message leaves no trace in the prompt."""
+    prompt = renderer.render(template, (_SYSTEM, _USER), setting)
+    return isinstance(prompt, str) and prompt == renderer.render(template, (_USER,), setting)
 
 
 def _clock_pin() -> Pin:

@@ -126,6 +126,11 @@ class Renderer:
         self._worker.close()
 
     @property
+    def token_names(self) -> frozenset[str]:
+        """Names of the tokens that the template sees, `bos_token` for one."""
+        return frozenset(self._tokens)
+
+    @property
     def worker_pid(self) -> int | None:
         """Process id of the worker, None while there is none."""
         return self._worker.pid

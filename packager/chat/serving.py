@@ -9,6 +9,7 @@ import shlex
 
 CHECKPOINT = "hf"  # where `packager merge BASE ADAPTER -o hf` puts the checkpoint that these engines read
 TEMPLATE_FILE = "chat_template.jinja"
+GGUF_TEMPLATE_FILE = "chat_template.gguf.jinja"  # only where llama.cpp needs another text than the rest
 LMDEPLOY_FILE = "lmdeploy.json"
 GO_FILE = "ollama.gotmpl"
 COMMANDS_FILE = "serve.txt"

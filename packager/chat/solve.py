@@ -11,14 +11,27 @@ from dataclasses import dataclass, replace
 
 from packager.artifacts import Conversation, Message
 from packager.chat.render import RenderRefused
-from packager.chat.turn_model import ASSISTANT, END, START, SYSTEM, USER, Edge, TurnModel, Unsolved
+from packager.chat.turn_model import (
+    ASSISTANT,
+    END,
+    START,
+    SYSTEM,
+    USER,
+    Edge,
+    Trim,
+    TurnModel,
+    Unsolved,
+    late_system,
+)
 from packager.chat.walks import random_walks
 
 Render = Callable[[tuple[Message, ...]], str | RenderRefused]
 
 PROOF_WALKS = 100
 _HARD = ("", "\n", " \t ", "\u3000", "<think>\na\n</think>\n\nb", "a</think>", "\n\nc\n\n")
-_BLANKS = (" \n\t", "\t\n ")  # in front of a mark and behind it
+# In front of a mark and behind it: every way to cut the two ends that meet leaves another text.
+_BLANKS = ("\n\n\n \n", "\n\t\n\n")
+_CUTS = tuple((one, other) for one in Trim for other in Trim)
 _LIMITS = ("think", "system blanks", "empty")
 _CHATS = {
     "one turn": (USER,),
@@ -28,7 +41,7 @@ _CHATS = {
     "system and two turns": (SYSTEM, USER, ASSISTANT, USER),
     "system and three turns": (SYSTEM, USER, ASSISTANT, USER, ASSISTANT, USER),
 }
-_PADDED = ("two turns", "system and two turns")
+_PADDED = ("two turns", "system", "system and two turns")
 
 
 def solve_turns(render: Render, probes: tuple[Conversation, ...], *, bos: str) -> TurnModel | Unsolved:
@@ -57,7 +70,7 @@ class _GivenUp(Exception):
 
 @dataclass(frozen=True)
 class _Pieces:
-    """The texts around the marks of one conversation."""
+    """The texts around the marks of one conversation, whose roles are in the order of their contents in the prompt."""
 
     roles: tuple[str, ...]
     texts: tuple[str, ...]
@@ -72,7 +85,9 @@ class _Solver:
         plain = self._prompt("one turn")
         if isinstance(plain, RenderRefused):
             raise _GivenUp("POSITION", f"the template refuses a single user message ({plain.message})", "one turn")
-        self._bos = bos if bos and plain.startswith(bos) else ""
+        prompts = [prompt for prompt in map(self._prompt, _CHATS) if isinstance(prompt, str)]
+        self._bos = bos if bos and all(prompt.startswith(bos) for prompt in prompts) else ""
+        self._moves_system = self._has_late_system()
 
     def model(self) -> TurnModel:
         """Give the model, not proved yet."""
@@ -86,21 +101,13 @@ class _Solver:
                 if found.setdefault(pair, text) != text:
                     reason = f"between {pair[0]} and {pair[1]} it writes {found[pair]!r} and {text!r}"
                     raise _GivenUp("POSITION", reason, name)
-        trims: dict[tuple[str, str], tuple[bool, bool]] = {}
-        for name in (name for name in _PADDED if name in names):
-            for pair, trim in self._trims(name, found):
-                if trims.setdefault(pair, trim) != trim:
-                    raise _GivenUp("TRIM", f"blanks between {pair[0]} and {pair[1]} are kept and dropped", name)
-        if (USER, ASSISTANT) in trims and trims[USER, ASSISTANT][0] != trims[USER, END][0]:
-            raise _GivenUp(
-                "TRIM", "the last user's content keeps blanks that an earlier one loses, or the reverse", "two turns"
-            )
+        trims = self._all_trims([name for name in _PADDED if name in names], found)
         edges = tuple(
             Edge(previous=pair[0], next=pair[1], text=text, trims_previous=trims[pair][0], trims_next=trims[pair][1])
             for pair, text in found.items()
         )
-        model = TurnModel(bos=self._bos, edges=edges, drops_system=drops)
-        return model if drops or refuses else replace(model, empty_system=self._empty_system(model))
+        model = TurnModel(bos=self._bos, edges=edges, drops_system=drops, moves_system=self._moves_system)
+        return replace(model, empty_system=self._empty_system(model)) if model.writes_system else model
 
     def _prompt(self, name: str, blanks: tuple[str, str] = ("", "")) -> str | RenderRefused:
         return self._render(_messages(_CHATS[name], blanks))
@@ -112,36 +119,55 @@ class _Solver:
             return False
         return with_system == one.replace(_mark(0), _mark(len(roles) - 1))
 
+    def _has_late_system(self) -> bool:
+        """Whether the system's content stands between the last answer and the last user's content."""
+        prompt = self._prompt("system and two turns")
+        if isinstance(prompt, RenderRefused):
+            return False
+        answer, system, user = (prompt.find(_mark(place)) for place in (2, 0, 3))
+        return -1 < answer < system < user
+
     def _pieces(self, name: str, blanks: tuple[str, str] = ("", "")) -> _Pieces:
-        roles = _CHATS[name]
         prompt = self._prompt(name, blanks)
         if isinstance(prompt, RenderRefused):
             raise _GivenUp("POSITION", f"the template refuses it ({prompt.message})", name)
-        if not prompt.startswith(self._bos):
-            raise _GivenUp("BOS_LOST", f"this prompt does not begin with {self._bos!r}, a single turn's does", name)
+        turns = _messages(_CHATS[name], ("", ""))
+        turns = late_system(turns) if self._moves_system else turns
         rest, texts = prompt.removeprefix(self._bos), []
-        for place in range(len(roles)):
-            mark = _mark(place)
-            if rest.count(mark) != 1 or prompt.count(mark) != 1:
-                code = "SYS_MERGE" if SYSTEM in roles else "POSITION"
+        for turn in turns:
+            if rest.count(turn.content) != 1 or prompt.count(turn.content) != 1:
+                code = "SYS_MERGE" if SYSTEM in _CHATS[name] else "POSITION"
                 raise _GivenUp(code, "it drops, repeats or moves the content of a message", name)
-            before, _, rest = rest.partition(mark)
+            before, _, rest = rest.partition(turn.content)
             texts.append(before)
-        return _Pieces(roles, (*texts, rest))
+        return _Pieces(tuple(turn.role for turn in turns), (*texts, rest))
 
-    def _trims(self, name: str, found: dict[tuple[str, str], str]) -> list[tuple[tuple[str, str], tuple[bool, bool]]]:
-        """Say for each pair whether the blanks behind the first and in front of the second content are dropped."""
+    def _all_trims(
+        self, names: list[str], found: dict[tuple[str, str], str]
+    ) -> dict[tuple[str, str], tuple[Trim, Trim]]:
+        trims: dict[tuple[str, str], tuple[Trim, Trim]] = {}
+        for name in names:
+            for pair, trim in self._trims(name, found):
+                if trims.setdefault(pair, trim) != trim:
+                    raise _GivenUp("TRIM", f"blanks between {pair[0]} and {pair[1]} are kept and dropped", name)
+        if trims[USER, ASSISTANT][0] != trims[USER, END][0]:
+            raise _GivenUp(
+                "TRIM", "the last user's content keeps blanks that an earlier one loses, or the reverse", "two turns"
+            )
+        return trims
+
+    def _trims(self, name: str, found: dict[tuple[str, str], str]) -> list[tuple[tuple[str, str], tuple[Trim, Trim]]]:
+        """Say for each pair what is cut off the end of the first and off the start of the second content."""
         before, behind = _BLANKS
         pieces = self._pieces(name, _BLANKS)
         trims = []
         for pair, text in zip(pieces.pairs(), pieces.texts, strict=True):
             first, second = ("" if pair[0] == START else behind), ("" if pair[1] == END else before)
-            for trim in ((False, False), (True, True), (True, False), (False, True)):
-                if text == (first if not trim[0] else "") + found[pair] + (second if not trim[1] else ""):
-                    trims.append((pair, (trim[0] and bool(first), trim[1] and bool(second))))
-                    break
-            else:
+            cuts = (cut for cut in _CUTS if text == cut[0].right(first) + found[pair] + cut[1].left(second))
+            trim = next(cuts, None)
+            if trim is None:
                 raise _GivenUp("TRIM", f"blanks between {pair[0]} and {pair[1]} become {text!r}", name)
+            trims.append((pair, trim))
         return trims
 
     def _empty_system(self, model: TurnModel) -> str | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from packager.artifacts import Message
 from packager.chat.render import Renderer, Setting
-from packager.formats.tokenizer import TokenizerFacts
+from packager.formats.tokenizer import NO_TOKENS, TokenizerFacts
 
 _USER = "xq7user1content7qx"
 _ASSISTANT = "xq7assistant1content7qx"
@@ -21,8 +21,15 @@ class Stops:
     notes: tuple[str, ...]
 
 
-def find_stops(renderer: Renderer, template: str, tokens: TokenizerFacts, eos_token_ids: tuple[int, ...]) -> Stops:
-    """Give the stops that the template, generation_config and the tokenizer name.
+def find_stops(
+    renderer: Renderer,
+    template: str,
+    tokens: TokenizerFacts,
+    eos_token_ids: tuple[int, ...],
+    *,
+    named: tuple[str, ...] = (),
+) -> Stops:
+    """Give the stops that the template, its trainer, generation_config and the tokenizer name.
 
     Each is one special token of the vocabulary; anything else that is named goes into the notes, because an engine that
     stops at text which the model can also say would cut answers short.
@@ -32,7 +39,12 @@ def find_stops(renderer: Renderer, template: str, tokens: TokenizerFacts, eos_to
         template: The canonical template.
         tokens: The tokenizer.
         eos_token_ids: generation_config's (or config's) list.
+        named: What the trainer stops at, for a template of the index.
     """
+    if tokens is NO_TOKENS:
+        return Stops(
+            texts=named, notes=("there is no tokenizer here; whether a stop is one of its tokens: not checked",)
+        )
     special = {token.text for token in tokens.special if token.special}
     by_id = {token.id: token.text for token in tokens.special}
     found: list[str] = []
@@ -46,6 +58,9 @@ def find_stops(renderer: Renderer, template: str, tokens: TokenizerFacts, eos_to
         else:
             shown = after[:_SHOWN_CHARACTERS]
             notes.append(f"the template ends an assistant turn with {shown!r}, which is no special token")
+    found += [text for text in named if text in special]
+    lost = [text for text in named if text not in special]
+    notes += [f"the trainer stops at {text!r}, which is no special token of the tokenizer" for text in lost]
     for number in eos_token_ids:
         text_of = by_id.get(number)
         if text_of is None or text_of not in special:

@@ -30,7 +30,7 @@ def build(
     output: Path,
     quants: tuple[Quant, ...],
     name: str | None,
-    template_file: Path | None,
+    template_file: str | None,
     llama_cpp: Path | None,
     replace: bool,
     no_register: bool,

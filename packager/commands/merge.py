@@ -25,7 +25,7 @@ def merge(
     adapter: Path,
     output: Path,
     dtype: str | None,
-    template_file: Path | None,
+    template_file: str | None,
     as_json: bool,
     quiet: bool,
 ) -> None:

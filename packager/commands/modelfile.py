@@ -24,7 +24,7 @@ def modelfile(
     adapter: Path | None,
     output: Path,
     gguf: Path | None,
-    template_file: Path | None,
+    template_file: str | None,
     as_json: bool,
     quiet: bool,
 ) -> None:

@@ -44,7 +44,7 @@ def adapter(function: F) -> F:
 
 
 def model(function: F) -> F:
-    """Add MODEL: a checkpoint's folder, a GGUF file, a template file, or the name of a model in Ollama."""
+    """Add MODEL: a checkpoint's folder, a GGUF file, a template file, a named template, or the name of a model in Ollama."""
     return click.argument("model", metavar="MODEL")(function)
 
 
@@ -96,13 +96,13 @@ def name(function: F) -> F:
 
 
 def template(function: F) -> F:
-    """Add --template FILE."""
+    """Add --template FILE|NAME."""
     return click.option(
         "--template",
         "template_file",
-        metavar="FILE",
-        type=click.Path(path_type=Path),
-        help="Chat template (Jinja) that the model was trained with; by default the adapter's, else the base's.",
+        metavar="FILE|NAME",
+        help="Chat template that the model was trained with: a Jinja file, or a name of `packager template list`; "
+        "by default the adapter's, the one that its trainer's configuration names, or the base's.",
     )(function)
 
 

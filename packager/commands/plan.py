@@ -28,7 +28,7 @@ def plan(
     output: Path,
     quants: tuple[Quant, ...],
     name: str | None,
-    template_file: Path | None,
+    template_file: str | None,
     llama_cpp: Path | None,
     replace: bool,
     no_register: bool,

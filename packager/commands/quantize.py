@@ -24,7 +24,7 @@ def quantize(
     output: Path,
     quants: tuple[Quant, ...],
     name: str | None,
-    template_file: Path | None,
+    template_file: str | None,
     llama_cpp: Path | None,
     as_json: bool,
     quiet: bool,

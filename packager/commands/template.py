@@ -9,19 +9,40 @@ import click
 from packager.commands import options
 
 ENGINES = ("llama.cpp", "ollama", "ollama-go", "vllm", "lmdeploy")
+TARGETS = ("ollama", "lmdeploy", "vllm")
 
 
 @click.group(short_help="Show, prove, convert and compare chat templates.")
 def template() -> None:
     """Show a chat template, prove it on every engine, write its forms, and compare two.
 
-    MODEL is a checkpoint's folder, a GGUF file, a template file, or the name of a model in Ollama.
+    MODEL is a checkpoint's folder, a GGUF file, a template file, a name of `packager template list`, or the name of a model in
+    Ollama. A file or folder comes first, then the list; a model whose name is in the list is NAME:latest.
 
     \b
     Examples:
       packager template show ./Qwen2.5-0.5B-Instruct
       packager template check ./Qwen2.5-0.5B-Instruct ./my-lora
     """
+
+
+@template.command("list", short_help="The named templates, with the names that trainers have for them.")
+@options.as_json
+def list_templates(as_json: bool) -> None:
+    """List the named templates: what `--template NAME` takes, and where each is defined.
+
+    `llamafactory:NAME` and `xtuner:NAME` are the trainers' own names; without the trainer a name means the list's own, or else
+    the only trainer's that has it.
+
+    \b
+    Example:
+      packager template list
+    """
+    from packager.console import Console
+    from packager.named_templates import named_templates
+
+    with Console(as_json=as_json) as console:
+        console.named_templates(named_templates())
 
 
 @template.command(short_help="What a template is: source, pins, stops, text.")
@@ -35,13 +56,14 @@ def template() -> None:
     help="Print the template itself, as it stands there or as a build would ship it.",
 )
 @options.as_json
-def show(model: str, adapter: Path | None, template_file: Path | None, text: str | None, as_json: bool) -> None:
+def show(model: str, adapter: Path | None, template_file: str | None, text: str | None, as_json: bool) -> None:
     """Show the chat template of MODEL: where it was found, what is fixed in it, and which tokens end an answer.
 
     \b
     Examples:
       packager template show ./Qwen2.5-0.5B-Instruct ./my-lora
       packager template show my-model --text original
+      packager template show llamafactory:qwen
     """
     from packager.console import Console
     from packager.template_proofs import show as run
@@ -80,7 +102,7 @@ def show(model: str, adapter: Path | None, template_file: Path | None, text: str
 def check(
     model: str,
     adapter: Path | None,
-    template_file: Path | None,
+    template_file: str | None,
     reference: Path | None,
     engines: tuple[str, ...],
     conversations: Path | None,
@@ -123,27 +145,70 @@ def check(
     return 0 if matrix.equal else VERIFICATION_FAILED
 
 
-@template.command(short_help="Write a template's forms for every engine.")
+@template.command(short_help="Write a template's forms, and prove each on its engine.")
 @options.base
 @options.adapter
 @options.output
+@click.option(
+    "--to",
+    "targets",
+    type=click.Choice(TARGETS),
+    multiple=True,
+    help="Write for this engine only; repeatable. By default for every one.",
+)
 @options.template
+@options.conversations
 @options.as_json
 @options.quiet
 def convert(
-    base: Path, adapter: Path | None, output: Path, template_file: Path | None, as_json: bool, quiet: bool
-) -> None:
-    """Write the chat template of BASE and ADAPTER for Ollama, llama.cpp, vLLM and LMDeploy.
+    base: Path,
+    adapter: Path | None,
+    output: Path,
+    targets: tuple[str, ...],
+    template_file: str | None,
+    conversations: Path | None,
+    walks: int,
+    seed: int,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Write the chat template of the checkpoint BASE and ADAPTER for an engine, and compare what the engine builds from it.
+
+    \b
+    ollama    chat_template.jinja for the GGUF; ollama.gotmpl, the TEMPLATE of Modelfile.legacy, before 0.30
+    lmdeploy  lmdeploy.json where it can say the template; else serve.txt, with the reason and --chat-template hf
+    vllm      chat_template.jinja, and serve.txt with the command
+
+    An engine that is not there is told as not checked. Exit code 5 when a CORE conversation differs, 12 when a form that
+    --to asks for does not exist; what can be written is there in both cases.
 
     \b
     Example:
-      packager template convert ./Qwen2.5-0.5B-Instruct ./my-lora -o ./out
+      packager template convert ./Qwen2.5-0.5B-Instruct ./my-lora -o ./out --to lmdeploy
     """
     from packager.console import Console
-    from packager.single_stages import template as run
+    from packager.errors import VERIFICATION_FAILED, Unsupported
+    from packager.stages.templates import Target
+    from packager.template_conversion import convert as run
+    from packager.template_proofs import more_conversations
 
     with Console(quiet=quiet, as_json=as_json) as console:
-        console.files(run(base, adapter, output, template_file=template_file, emit=console.emit))
+        done = run(
+            base,
+            adapter,
+            output,
+            template_file=template_file,
+            targets=tuple(Target(name) for name in TARGETS if name in (targets or TARGETS)),
+            more=more_conversations(conversations, walks, seed, emit=console.emit),
+            emit=console.emit,
+        )
+        console.conversion(done)
+    if targets and done.missing:
+        raise Unsupported(
+            "; ".join(f"{base}: there is no {form.file} ({form.code}): {form.reason}" for form in done.missing),
+            hint=" ".join(form.instead for form in done.missing),
+        )
+    return VERIFICATION_FAILED if done.matrix.differing else 0
 
 
 @template.command(short_help="Where the prompts of two templates part.")
@@ -162,11 +227,13 @@ def diff(
 ) -> int:
     """Render every probe conversation with the templates of A and B and show where the prompts part, in text and token ids.
 
-    A and B are checkpoints, GGUF files, template files or names of models in Ollama. Exit code 5 when a prompt differs.
+    A and B are checkpoints, GGUF files, template files, named templates or names of models in Ollama. Exit code 5 when a prompt
+    differs.
 
     \b
-    Example:
+    Examples:
       packager template diff ./Qwen2.5-0.5B-Instruct ./trained.jinja
+      packager template diff llamafactory:qwen ./Qwen2.5-0.5B-Instruct
     """
     from packager.console import Console
     from packager.errors import VERIFICATION_FAILED

@@ -23,7 +23,7 @@ def verify(
     base: Path,
     adapter: Path | None,
     name: str | None,
-    template_file: Path | None,
+    template_file: str | None,
     gates: tuple[tuple[str, float], ...],
     as_json: bool,
     quiet: bool,

@@ -39,7 +39,11 @@ def find_python(package: str, variable: str) -> Path:
     for folder in sorted(cache.glob(f"{package}-*"), reverse=True):
         if found := _beside(folder):
             return found
-    raise ToolMissing(f"{package} is not installed", hint=f"pip install {package}, or set {variable} to where it is.")
+    raise ToolMissing(
+        f"{package} is not installed",
+        hint=f"python -m venv {package}-env && {package}-env/bin/pip install {package}, then set {variable}={package}-env; "
+        f"or scripts/install-engines {package}",
+    )
 
 
 def _beside(place: Path) -> Path | None:

@@ -26,8 +26,6 @@ NATIVE_TEMPLATES = (0, 30, 0)  # the first version that renders the GGUF's own J
 DEBUG_RENDER = (0, 11, 5)  # the first version that shows the prompt it builds
 DEVELOPMENT = (0, 0, 0)  # what a build without a version calls itself
 NOT_FOUND = 404
-# Architectures for which `create` sets a built-in renderer, whatever the model brings (server/create.go, `createModel`).
-_FORCED_RENDERERS = {"Gemma4": "gemma4", "Laguna": "laguna", "NemotronH": "nemotron-3-nano"}
 
 Name = ModelName | str
 Options = Mapping[str, int | float]
@@ -76,7 +74,7 @@ class OllamaServer:
 
     def require(self, minimum: tuple[int, ...]) -> None:
         """Raise OllamaFailed, naming both versions, unless the server is at least that new."""
-        if not self._at_least(minimum):
+        if not at_least(self.version, minimum):
             wanted = ".".join(map(str, minimum))
             raise OllamaFailed(
                 f"Ollama at {self.url} is version {self.version}, older than {wanted}", hint="Install a newer Ollama."
@@ -220,7 +218,7 @@ class OllamaServer:
         Raises:
             OllamaFailed: Ollama refused, for example because the template did, or died.
         """
-        if not self._at_least(DEBUG_RENDER):
+        if not at_least(self.version, DEBUG_RENDER):
             return None
         # A server that does not know the field answers; one token of that is enough.
         body = self._chat_body(name, messages, tools, {"num_predict": 1}, truncate=False)
@@ -238,15 +236,12 @@ class OllamaServer:
         body: dict[str, Json] = {"model": str(name), "messages": chat_messages(messages), "truncate": truncate}
         return body | {"options": dict(options or {})} | ({"tools": tools} if tools else {})
 
-    def _at_least(self, minimum: tuple[int, ...]) -> bool:
-        found = [int(number) for number in re.findall(r"\d+", self.version.partition("-")[0])[:3]]
-        numbers = tuple(found + [0] * (3 - len(found)))
-        return numbers == DEVELOPMENT or numbers >= minimum
 
-
-def forced_renderer(architecture: str) -> str:
-    """Give the renderer Ollama forces on an architecture by its name in config.json, empty when it forces none."""
-    return next((name for prefix, name in _FORCED_RENDERERS.items() if architecture.startswith(prefix)), "")
+def at_least(version: str, minimum: tuple[int, ...]) -> bool:
+    """Whether an Ollama that calls itself `version` is at least that new; a build without a version is."""
+    found = [int(number) for number in re.findall(r"\d+", version.partition("-")[0])[:3]]
+    numbers = tuple(found + [0] * (3 - len(found)))
+    return numbers == DEVELOPMENT or numbers >= minimum
 
 
 def _size(path: Path) -> int:

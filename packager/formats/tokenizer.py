@@ -15,6 +15,7 @@ from packager.formats.json_file import JsonObject, read_object, read_text
 
 TOKENIZER_LIMIT_BYTES = 256 << 20
 TEMPLATE_LIMIT_BYTES = 4 << 20
+TEMPLATE_FILE = "chat_template.jinja"
 _NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _AGAIN = "Save the tokenizer again with save_pretrained, or download it again."
 _FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
@@ -114,7 +115,7 @@ def read_chat_template(folder: Path) -> str | None:
         InputInvalid: A template file or tokenizer_config.json is damaged.
     """
     extra = sorted((folder / "additional_chat_templates").glob("*.jinja"))
-    default = folder / "chat_template.jinja"
+    default = folder / TEMPLATE_FILE
     if default.exists():
         return read_text(default, limit_bytes=TEMPLATE_LIMIT_BYTES)
     if extra:

@@ -18,8 +18,8 @@ from packager.engines.ollama_messages import rewritten_tool
 from packager.parity.prompts import Rendered
 from packager.parity.tokens import Ids
 
-COLLATE, SYS_MERGE, TRIM, CONTENT, BOS_DUP, BOS_LOST, NFC, TOKENIZER, DIFFERS = (
-    "COLLATE", "SYS_MERGE", "TRIM", "CONTENT", "BOS_DUP", "BOS_LOST", "NFC", "TOKENIZER", "DIFFERS"
+COLLATE, SYS_MERGE, TRIM, CONTENT, BOS_DUP, BOS_LOST, EOS_ADDED, NFC, TOKENIZER, DIFFERS = (
+    "COLLATE", "SYS_MERGE", "TRIM", "CONTENT", "BOS_DUP", "BOS_LOST", "EOS_ADDED", "NFC", "TOKENIZER", "DIFFERS"
 )  # fmt: skip
 NO_TOOLS, TOOLJSON, THINKING = "NO_TOOLS", "TOOLJSON", "THINKING"
 
@@ -51,11 +51,9 @@ def find_cause(
         ask: Gives what the reference builds for another conversation.
         bos: A BOS text that the engine takes off its prompt and adds again as a token.
     """
-    if isinstance(expected.ids, tuple) and isinstance(found.ids, tuple):
-        if found.ids[1:] == expected.ids:
-            return BOS_DUP
-        if expected.ids[1:] == found.ids:
-            return BOS_LOST
+    ends = _ends(expected.ids, found.ids)
+    if ends:
+        return ends
     if same_text:
         text = expected.prompt if isinstance(expected.prompt, str) else ""
         return TOKENIZER if unicodedata.is_normalized("NFC", text) else NFC
@@ -78,6 +76,17 @@ def without_calls(conversation: Conversation) -> Conversation:
     """Give a conversation in which nothing is called and nothing answered by a tool."""
     said = (replace(m, tool_calls=()) for m in conversation.messages if m.role != "tool")
     return replace(conversation, messages=tuple(m for m in said if m.role != "assistant" or m.content or m.thinking))
+
+
+def _ends(expected: Ids, found: Ids) -> str:
+    """Give what became of the first id or behind the last one, where nothing else differs; else an empty text."""
+    if not (isinstance(expected, tuple) and isinstance(found, tuple)):
+        return ""
+    if found[1:] == expected:
+        return BOS_DUP
+    if expected[1:] == found:
+        return BOS_LOST
+    return EOS_ADDED if found[: len(expected)] == expected else ""
 
 
 def _suspects(conversation: Conversation) -> Iterator[tuple[str, Conversation]]:

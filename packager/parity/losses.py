@@ -17,6 +17,7 @@ _SENTENCES = {
     "NFC": "decomposed characters become other tokens",
     "BOS_LOST": "the beginning-of-sequence token is lost",
     "BOS_DUP": "the beginning-of-sequence token is doubled",
+    "EOS_ADDED": "tokens are added behind the prompt",
 }
 
 

@@ -9,7 +9,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from packager.artifacts import Check, Checkpoint, Gguf, Measure, Outcome, Quant
+from packager.artifacts import ChatTemplate, Check, Checkpoint, Gguf, Measure, Outcome, Quant
 from packager.durable import sha256_file
 from packager.errors import InputInvalid
 from packager.formats.gguf import GgmlType, GgufHeader, read_gguf
@@ -31,13 +31,13 @@ class Structure:
     whole: bool
 
 
-def check_structure(gguf: Gguf, *, base: Checkpoint, template: str) -> Structure:
+def check_structure(gguf: Gguf, *, base: Checkpoint, template: ChatTemplate) -> Structure:
     """Read a file's digest and header and compare them with what they should be.
 
     Args:
         gguf: The file and what was recorded of it.
         base: What it was made from: the number of blocks and of weights.
-        template: The canonical template; the file must hold exactly this text.
+        template: The file must hold exactly the canonical text, or that of the form written anew.
 
     Returns:
         Passed, or failed with the first fault: digest, header, type, name, template, blocks, weights, in this order.
@@ -94,12 +94,13 @@ def _name_fault(gguf: Gguf) -> str:
     return f"{gguf.path.name} holds {gguf.quant.value}" if promised not in ([], [gguf.quant]) else ""
 
 
-def _template_fault(header: GgufHeader, template: str) -> str:
+def _template_fault(header: GgufHeader, template: ChatTemplate) -> str:
     found = header.value("tokenizer.chat_template")
     if not isinstance(found, str):
         return "there is no chat template in it"
-    difference = text_difference(template, found)
-    return f"its chat template is not the build's: {difference}" if difference else ""
+    if found in [each.text for each in template.for_gguf]:
+        return ""
+    return f"its chat template is not the build's: {text_difference(template.text, found)}"
 
 
 def _block_fault(header: GgufHeader, base: Checkpoint) -> str:

@@ -32,6 +32,11 @@ class TemplateRow:
     cells: tuple[Cell, ...] = ()
     not_checked: str = ""
 
+    @property
+    def differs(self) -> bool:
+        """Whether a CORE conversation was compared and differs."""
+        return any(cell.outcome is Outcome.FAILED and cell.group == CORE for cell in self.cells)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TemplateMatrix:
@@ -43,6 +48,8 @@ class TemplateMatrix:
         reference: What the engines are compared with, and its version.
         conversations: What was rendered.
         rows: The engines.
+        rewritten: The rows of llama.cpp and Ollama are those of the form written anew: Ollama built other prompts from the
+            template itself, or could not run it.
         losses: What each engine that was asked loses of these conversations, in words.
     """
 
@@ -51,6 +58,7 @@ class TemplateMatrix:
     reference: str
     conversations: tuple[Conversation, ...]
     rows: tuple[TemplateRow, ...]
+    rewritten: bool = False
     losses: tuple[str, ...] = ()
 
     @property
@@ -58,6 +66,11 @@ class TemplateMatrix:
         """Whether a CORE conversation was compared and none differs on any engine."""
         outcomes = {cell.outcome for row in self.rows for cell in row.cells if cell.group == CORE}
         return Outcome.PASSED in outcomes and Outcome.FAILED not in outcomes
+
+    @property
+    def differing(self) -> tuple[str, ...]:
+        """The engines on which a CORE conversation differs."""
+        return tuple(row.engine for row in self.rows if row.differs)
 
 
 @dataclass(frozen=True, kw_only=True)

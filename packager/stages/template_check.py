@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from packager.artifacts import Conversation, Outcome
+from packager.chat.lmdeploy import assembled
 from packager.chat.turn_model import alternates
 from packager.engines.ollama import OllamaServer
 from packager.engines.ollama_api import OllamaRefused
@@ -46,8 +47,8 @@ def check_template(job: TemplateCheckJob, connect: Callable[[], OllamaServer], e
         emit: Gets the progress, one step for each conversation and engine.
 
     Raises:
-        InputInvalid: The tokenizer cannot be read.
-        Unsupported: llama.cpp's converter does not know the architecture or the tokenizer.
+        InputInvalid: transformers cannot read the tokenizer. What llama.cpp's converter cannot read is a row that was not
+            checked: vLLM and LMDeploy do without it.
         UnsafeInput: The template does not end on one of the conversations.
     """
     with (
@@ -58,9 +59,9 @@ def check_template(job: TemplateCheckJob, connect: Callable[[], OllamaServer], e
         vocabulary = background.submit(_vocabulary, job)
         steps = Steps(len(job.conversations) * (len(job.columns) + 1), emit, STAGE)
         expected = ask(reference, job.conversations, steps)
-        with Probes(Path(scratch), job, vocabulary.result()) as probes:
+        with Probes(Path(scratch), job, vocabulary.result) as probes:
             rows = tuple(_row(column, job, reference, expected, probes, connect, steps) for column in job.columns)
-        return TemplateMatrix(
+        matrix = TemplateMatrix(
             source=job.template.source,
             original_sha256=job.template.original_sha256,
             reference=f"{reference.name} {reference.version()}",
@@ -68,6 +69,24 @@ def check_template(job: TemplateCheckJob, connect: Callable[[], OllamaServer], e
             rows=rows,
             losses=stated_losses(rows),
         )
+    return _written_anew(job, matrix, connect, emit)
+
+
+def _written_anew(
+    job: TemplateCheckJob, matrix: TemplateMatrix, connect: Callable[[], OllamaServer], emit: Emit
+) -> TemplateMatrix:
+    """Try the form that is written anew where Ollama does not build the prompts, and take its rows where that helps."""
+    failed = any(row.engine == Column.OLLAMA and row.differs for row in matrix.rows)
+    if not failed or job.served.rewritten is None:
+        return matrix
+    served = replace(job.served, template=job.served.rewritten, rewritten=None)
+    columns = tuple(column for column in job.columns if column in (Column.LLAMA_CPP, Column.OLLAMA))
+    anew = check_template(replace(job, served=served, columns=columns), connect, emit)
+    if any(row.differs or row.not_checked for row in anew.rows):
+        return matrix
+    by_engine = {row.engine: row for row in anew.rows}
+    rows = tuple(by_engine.get(row.engine, row) for row in matrix.rows)
+    return replace(matrix, rows=rows, losses=stated_losses(rows), rewritten=True)
 
 
 def _vocabulary(job: TemplateCheckJob) -> tuple[MetadataEntry, ...]:
@@ -103,21 +122,24 @@ def _row(
         )
         return TemplateRow(engine=column.value, version="", cells=cells)
     except PackagerError as error:
-        return TemplateRow(engine=column.value, version="", not_checked=error.message)
+        way_out = f" ({error.hint})" if error.hint else ""
+        return TemplateRow(engine=column.value, version="", not_checked=error.message + way_out)
     known = tuple(
-        replace(cell, code=_known_code(column, source, probe, job)) if cell.code == DIFFERS else cell
-        for cell, probe in zip(cells, job.conversations, strict=True)
+        replace(cell, code=_known_code(column, source, probe, prompt, job)) if cell.code == DIFFERS else cell
+        for cell, probe, prompt in zip(cells, job.conversations, found.prompts, strict=True)
     )
     return TemplateRow(engine=column.value, version=version, cells=known)
 
 
-def _known_code(column: Column, source: str, probe: Conversation, job: TemplateCheckJob) -> str:
+def _known_code(column: Column, source: str, probe: Conversation, prompt: object, job: TemplateCheckJob) -> str:
     """Give what is known of a form, for a difference that nothing else explains."""
     if column is Column.OLLAMA and source in _BYPASSED:
         return _BYPASSED[source]
-    if column is Column.OLLAMA_GO or (column is Column.LMDEPLOY and job.served.lmdeploy is not None):
-        if without_calls(replace(probe, tools=())) != probe:
-            return NO_TOOLS
-        if column is Column.OLLAMA_GO and not alternates(probe.messages):
-            return _ROLES
+    form = job.served.lmdeploy if column is Column.LMDEPLOY else None
+    if column is not Column.OLLAMA_GO and form is None:
+        return DIFFERS
+    if without_calls(replace(probe, tools=())) != probe:
+        return NO_TOOLS
+    if not alternates(probe.messages) and (form is None or assembled(form, probe.messages) == prompt):
+        return _ROLES  # the roles do not alternate, and the engine wrote what its form says of each of them
     return DIFFERS

@@ -48,6 +48,8 @@ class Served:
         model: A model in Ollama that is asked as it is; None for a probe.
         lmdeploy: LMDeploy's JSON form; None for `--chat-template hf`.
         go: The Go TEMPLATE of an Ollama before 0.30; None when it is not asked for.
+        rewritten: What a GGUF gets where this Ollama does not build the reference's prompts from `template`; None for
+            nothing else.
     """
 
     template: str
@@ -56,6 +58,7 @@ class Served:
     model: str | None = None
     lmdeploy: str | None = None
     go: GoForm | None = None
+    rewritten: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,9 +145,14 @@ def _ask_ollama(
 
 
 class Probes:
-    """The files of one proof, each written when an engine first needs it; use it in a `with` statement."""
+    """The files of one proof, each written when an engine first needs it; use it in a `with` statement.
 
-    def __init__(self, scratch: Path, job: TemplateCheckJob, vocabulary: tuple[MetadataEntry, ...]) -> None:
+    `vocabulary` gives what a GGUF says of the tokenizer, or raises for llama.cpp and Ollama that there is no such file.
+    """
+
+    def __init__(
+        self, scratch: Path, job: TemplateCheckJob, vocabulary: Callable[[], tuple[MetadataEntry, ...]]
+    ) -> None:
         self._scratch = scratch
         self._job = job
         self._served = job.served
@@ -176,7 +184,7 @@ class Probes:
         """The vocabulary and the template in the embedded engine."""
         probe = write_probe(
             self._scratch / "vocabulary.gguf",
-            self._vocabulary,
+            self._vocabulary(),
             template=self._served.template,
             adds_bos=self._served.adds_bos,
             weights=False,
@@ -194,4 +202,4 @@ class Probes:
         return self._probe("bare.gguf", None)
 
     def _probe(self, name: str, template: str | None) -> Gguf:
-        return write_probe(self._scratch / name, self._vocabulary, template=template, adds_bos=self._served.adds_bos)
+        return write_probe(self._scratch / name, self._vocabulary(), template=template, adds_bos=self._served.adds_bos)

@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
-from packager.artifacts import Adapter, ChatTemplate, Checkpoint, GoForm, LmdeployForm, Message
+from packager.artifacts import Adapter, ChatTemplate, Checkpoint, GoForm, LmdeployForm, Message, RewrittenForm
 from packager.chat import serving
 from packager.chat.canonical import Canonical, canonicalise
 from packager.chat.choose import choose_original
-from packager.chat.go_template import go_form
+from packager.chat.go_template import go_form_of
 from packager.chat.lmdeploy import lmdeploy_form
 from packager.chat.probes import every_probe, load_probes
 from packager.chat.render import Renderer, RenderRefused
+from packager.chat.rewrite import rewritten_form
+from packager.chat.solve import solve_turns
 from packager.chat.stops import find_stops
 from packager.formats.text_file import write_text
 from packager.formats.tokenizer import TokenizerFacts, read_tokenizer
 
+_PREPARE = "# vLLM and LMDeploy read the merged checkpoint. Make it beside this file first:"
+
+
+class Target(StrEnum):
+    """What the forms of a template are for, by the name they are asked for with."""
+
+    OLLAMA = "ollama"
+    LMDEPLOY = "lmdeploy"
+    VLLM = "vllm"
+
 
 @dataclass(frozen=True, kw_only=True)
 class TemplatesJob:
-    """A base, its adapter or None, and the template file the user named or None."""
+    """A base, its adapter or None, and what the user typed behind `--template` or None."""
 
     base: Checkpoint
     adapter: Adapter | None
-    template_file: Path | None
+    template_file: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +48,7 @@ class TemplateResult:
         template: The canonical template.
         lmdeploy: LMDeploy's JSON form, or why there is none.
         go: The Go TEMPLATE for an Ollama before 0.30, or why there is none.
+        rewritten: The form for a llama.cpp that does not build the prompts from the template itself, or why there is none.
         prepare_command: Makes the `hf` checkpoint that the two commands below serve.
         vllm_command: Serves it with vLLM.
         lmdeploy_command: Serves it with LMDeploy.
@@ -44,6 +58,7 @@ class TemplateResult:
     template: ChatTemplate
     lmdeploy: LmdeployForm
     go: GoForm
+    rewritten: RewrittenForm
     prepare_command: str
     vllm_command: str
     lmdeploy_command: str
@@ -65,7 +80,7 @@ def make_template(job: TemplatesJob) -> TemplateResult:
         canonical = canonicalise(
             renderer, original.text, every_probe(), source=original.source, bos_token=tokens.bos_token
         )
-        stops = find_stops(renderer, canonical.text, tokens, job.base.eos_token_ids)
+        stops = find_stops(renderer, canonical.text, tokens, job.base.eos_token_ids, named=original.stops)
 
         def reference(messages: tuple[Message, ...]) -> str | RenderRefused:
             return renderer.render(canonical.text, messages)
@@ -73,7 +88,8 @@ def make_template(job: TemplatesJob) -> TemplateResult:
         lmdeploy = lmdeploy_form(
             reference, probes, stops=stops.texts, double_bos=tokens.adds_bos and not canonical.leading_bos
         )
-        go = go_form(reference, probes, bos=tokens.bos_token or "")
+        turns = solve_turns(reference, probes, bos=tokens.bos_token or "")
+        rewritten = rewritten_form(renderer, canonical, turns, probes, source=original.source)
     template = ChatTemplate(
         source=original.source,
         original_sha256=canonical.original_sha256,
@@ -81,56 +97,69 @@ def make_template(job: TemplatesJob) -> TemplateResult:
         pins=canonical.pins,
         stops=stops.texts,
         adds_bos=canonical.leading_bos,
+        rewritten=rewritten.text,
     )
     return TemplateResult(
         template=template,
         lmdeploy=lmdeploy,
-        go=go,
+        go=go_form_of(turns),
+        rewritten=rewritten,
         prepare_command=serving.prepare_command(job.base.name, job.adapter.name if job.adapter else None),
         vllm_command=serving.vllm_command(job.base.architecture),
         lmdeploy_command=serving.lmdeploy_command(has_json=lmdeploy.json_text is not None),
-        notes=_notes(canonical, stops.notes, stops.texts, tokens),
+        notes=(*original.notes, *_notes(canonical, stops.notes, stops.texts, tokens)),
     )
 
 
-def write_templates(result: TemplateResult, output: Path) -> tuple[Path, ...]:
-    """Write `chat_template.jinja`, `serve.txt` with the commands of other engines, and the forms that there are.
+def write_templates(
+    result: TemplateResult, output: Path, targets: tuple[Target, ...] = tuple(Target)
+) -> tuple[Path, ...]:
+    """Write the forms that there are, and `serve.txt` with the commands of other engines and why a form is missing.
 
     Args:
         result: What `make_template` gave.
         output: An existing folder.
+        targets: What for. Ollama and vLLM read `chat_template.jinja`; LMDeploy reads the checkpoint's, or its JSON.
 
     Returns:
         The files written.
     """
-    written = [
-        write_text(output / serving.TEMPLATE_FILE, result.template.text),
-        write_text(output / serving.COMMANDS_FILE, _commands(result)),
-    ]
-    if result.lmdeploy.json_text is not None:
-        written.append(write_text(output / serving.LMDEPLOY_FILE, result.lmdeploy.json_text))
-    if result.go.text is not None:
-        written.append(write_text(output / serving.GO_FILE, result.go.text + "\n"))
-    return tuple(written)
+    texts = {serving.COMMANDS_FILE: _commands(result, targets)}
+    if Target.OLLAMA in targets or Target.VLLM in targets:
+        texts[serving.TEMPLATE_FILE] = result.template.text
+    if Target.LMDEPLOY in targets and result.lmdeploy.json_text is not None:
+        texts[serving.LMDEPLOY_FILE] = result.lmdeploy.json_text
+    if Target.OLLAMA in targets and result.go.text is not None:
+        texts[serving.GO_FILE] = result.go.text + "\n"
+    return tuple(write_text(output / name, text) for name, text in sorted(texts.items()) if text)
 
 
-def _commands(result: TemplateResult) -> str:
-    lines = [
-        "# vLLM and LMDeploy read the merged checkpoint. Make it beside this file first:",
-        result.prepare_command,
-        "",
-        "# vLLM, port 8000:",
-        result.vllm_command,
-        "",
-        "# LMDeploy, port 23333:",
-        result.lmdeploy_command,
-    ]
-    if result.lmdeploy.json_text is None:
-        lines += ["", f"# There is no lmdeploy.json ({result.lmdeploy.code}): {result.lmdeploy.reason}"]
-    if result.go.text is None:
-        lines += ["", f"# There is no {serving.GO_FILE} for Ollama before 0.30 ({result.go.code}): {result.go.reason}"]
-    lines += [f"# {serving.GO_FILE} does not hold for {limit}." for limit in result.go.limits]
-    return "\n".join(lines) + "\n"
+def write_rewritten(text: str, output: Path) -> tuple[Path, ...]:
+    """Write the template that the GGUF files have where it is not `chat_template.jinja`."""
+    return (write_text(output / serving.GGUF_TEMPLATE_FILE, text),)
+
+
+def _commands(result: TemplateResult, targets: tuple[Target, ...]) -> str:
+    """Give serve.txt; empty when there is nothing to say."""
+    commands = []
+    if Target.VLLM in targets:
+        commands += ["", "# vLLM, port 8000:", result.vllm_command]
+    if Target.LMDEPLOY in targets:
+        commands += ["", "# LMDeploy, port 23333:", result.lmdeploy_command]
+        if result.lmdeploy.json_text is None:
+            commands += [
+                "",
+                f"# There is no {serving.LMDEPLOY_FILE} ({result.lmdeploy.code}): {result.lmdeploy.reason}",
+            ]
+    lines = [_PREPARE, result.prepare_command, *commands] if commands else []
+    if Target.OLLAMA in targets:
+        if result.go.text is None:
+            lines += [
+                "",
+                f"# There is no {serving.GO_FILE} for Ollama before 0.30 ({result.go.code}): {result.go.reason}",
+            ]
+        lines += [f"# {serving.GO_FILE} does not hold for {limit}." for limit in result.go.limits]
+    return "\n".join([*lines, ""]).removeprefix("\n")
 
 
 def _notes(

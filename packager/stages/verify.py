@@ -98,7 +98,7 @@ def _file_checks(
     """Compare one file: as bytes, embedded, and as Ollama serves it, with the file open once for both."""
     from packager.engines.llama_cpp import Embedded
 
-    structure = check_structure(gguf, base=job.base, template=job.template.text)
+    structure = check_structure(gguf, base=job.base, template=job.template)
     if not structure.whole:  # llama.cpp may crash on a damaged file
         reason = "the file is damaged"
         unmade = [_not_checked(gguf.quant, name, "all", reason) for name in ("llama.cpp", "ollama")]

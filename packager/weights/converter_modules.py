@@ -18,6 +18,7 @@ from typing import Any
 
 from packager.errors import ToolMissing
 from packager.sources.llama_cpp_tree import LlamaCppTree
+from packager.weights.configured_tokenizer import configured_tokenizer
 
 _LOGGERS = ("hf-to-gguf", "gguf", "gguf.gguf_writer", "gguf.vocab", "metadata", "transformers")
 _one_at_a_time = threading.RLock()
@@ -78,7 +79,21 @@ def model_class(folder: Path, index: Callable[[Any], dict[str, Callable[[], Any]
         def index_tensors(self, remote_hf_model_id: str | None = None) -> dict[str, Callable[[], Any]]:
             return index(self)
 
-    return type(found.__name__, (found, Supplied), {"model_arch": found.model_arch})
+    def get_vocab_base_pre(self: Any, tokenizer: Any) -> str:
+        try:
+            name: str = found.get_vocab_base_pre(self, tokenizer)
+        except NotImplementedError:
+            name = found.get_vocab_base_pre(self, configured_tokenizer(folder, tokenizer))
+        return name
+
+    def set_vocab(self: Any) -> None:
+        try:
+            found.set_vocab(self)
+        except SystemExit as error:  # what some architectures do without it: no reason, and the whole process
+            raise FileNotFoundError(f"tokenizer.model is missing, which it wants for {architecture}") from error
+
+    members = {"model_arch": found.model_arch, "get_vocab_base_pre": get_vocab_base_pre, "set_vocab": set_vocab}
+    return type(found.__name__, (found, Supplied), members)
 
 
 def _take_modules() -> dict[str, ModuleType]:

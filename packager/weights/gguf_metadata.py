@@ -6,20 +6,25 @@ Source:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from packager.artifacts import ChatTemplate
 from packager.formats.gguf import GgufArray, MetadataEntry, ValueType
 
+_ENDS = ("tokenizer.ggml.add_eos_token", "tokenizer.ggml.add_sep_token")
+
 
 def with_template(metadata: tuple[MetadataEntry, ...], template: ChatTemplate | None) -> tuple[MetadataEntry, ...]:
-    """Put the canonical template in, and say whether the tokenizer adds BOS.
+    """Put the canonical template in, and say whether the tokenizer adds BOS; it adds nothing behind a prompt.
 
     llama.cpp strips a leading BOS from the rendered text when add_bos_token is set, and then adds it as a token: so the flag
-    says how canonical token ids begin, whatever the text does.
+    says how canonical token ids begin, whatever the text does. An EOS that the tokenizer puts behind every text (Command R)
+    would end the prompt: nothing of training's prompts stands behind what the template writes.
     """
     if template is None:
         return metadata
+    metadata = without_ends(metadata)
     text = MetadataEntry(key="tokenizer.chat_template", type=ValueType.STRING, value=template.text)
     bos = MetadataEntry(key="tokenizer.ggml.add_bos_token", type=ValueType.BOOL, value=template.adds_bos)
     alternatives = ("tokenizer.chat_templates", "tokenizer.chat_template.")
@@ -31,6 +36,11 @@ def with_template(metadata: tuple[MetadataEntry, ...], template: ChatTemplate | 
         else:
             kept.append(replacement)
     return tuple(kept)
+
+
+def without_ends(metadata: tuple[MetadataEntry, ...]) -> tuple[MetadataEntry, ...]:
+    """Switch off every token that a tokenizer would put behind a text."""
+    return tuple(replace(entry, value=False) if entry.key in _ENDS else entry for entry in metadata)
 
 
 def metadata_entry(key: str, found: Any) -> MetadataEntry:

@@ -14,6 +14,7 @@ from pathlib import Path
 from packager.artifacts import Gguf, Quant
 from packager.errors import InputInvalid
 from packager.formats.gguf import GgmlType, GgufArray, MetadataEntry, Scalar, ValueType, tensor_bytes
+from packager.weights.gguf_metadata import without_ends
 from packager.weights.gguf_output import GgufOutput
 
 WIDTH = 32  # one block of Q8_0, the narrowest model there can be
@@ -37,7 +38,8 @@ def write_probe(
         target: The file to write.
         vocabulary: `tokenizer.*` metadata (`packager.weights.vocabulary`).
         template: Its chat template; None for none, which leaves Ollama to its Go template.
-        adds_bos: What `add_bos_token` says; None leaves what the vocabulary says.
+        adds_bos: What `add_bos_token` says, with nothing added behind a text, as a build writes it; None leaves what the
+            vocabulary says.
         weights: Without them the file can be opened for its vocabulary only.
 
     Raises:
@@ -103,6 +105,7 @@ def _tokenizer(
 ) -> tuple[MetadataEntry, ...]:
     replaced: dict[str, tuple[ValueType, Scalar | None]] = {_TEMPLATE_KEY: (ValueType.STRING, template)}
     if adds_bos is not None:
+        vocabulary = without_ends(vocabulary)
         replaced[_BOS_KEY] = (ValueType.BOOL, adds_bos)
     alternatives = ("tokenizer.chat_templates", f"{_TEMPLATE_KEY}.")
     kept = [entry for entry in vocabulary if entry.key not in replaced and not entry.key.startswith(alternatives)]

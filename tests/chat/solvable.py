@@ -35,11 +35,26 @@ EMPTY_SYSTEM = CHATML.replace(_HEADER, "{% if m.role != 'system' or m.content %}
 DROPS_THINKING = CHATML.replace(
     "m.content", "(m.content.split('</think>')[-1] if m.role == 'assistant' else m.content)"
 )
+LATE_SYSTEM = (
+    "{{ bos_token }}{% for m in messages if m.role != 'system' %}{% if m.role == 'user' %}{{ '[INST] ' }}"
+    "{% if loop.last and messages[0].role == 'system' %}{{ messages[0].content + '\n\n' }}{% endif %}"
+    "{{ m.content | trim + '[/INST]' }}{% else %}{{ ' ' + m.content.lstrip('\n') + eos_token }}{% endif %}{% endfor %}"
+)
+SYSTEM_BEFORE_BOS = (
+    "{% if messages[0].role == 'system' %}{{ messages[0].content + ' ' }}{% endif %}{{ bos_token }}"
+    "{% for m in messages if m.role != 'system' %}{{ '<' + m.role + '>' + m.content }}{% endfor %}{{ '<assistant>' }}"
+)
+NEWLINES_GO = "{% for m in messages %}{{ m.role + ': ' + m.content.strip('\n') + '|' }}{% endfor %}"
+LAST_ANSWER = CHATML.replace(
+    "{{ '<|im_start|>'", "{{ '>>>' if loop.last and m.role == 'assistant' else '' }}{{ '<|im_start|>'"
+)
 QUOTES = "{% for m in messages %}{{ '{{\"\"\" \\\\ ' + m.role + ' }}' + '\u3000' + m.content }}{% endfor %}{{ '\"\"' }}"
 
 SOLVED = {
     "chatml": CHATML, "qwen": QWEN, "llama2": LLAMA2, "llama3": LLAMA3, "no system": NO_SYSTEM,
     "drops the system": DROPS_SYSTEM, "empty system": EMPTY_SYSTEM, "drops thinking": DROPS_THINKING, "quotes": QUOTES,
+    "system with the last user": LATE_SYSTEM, "system before BOS": SYSTEM_BEFORE_BOS, "newlines go": NEWLINES_GO,
+    "another last answer": LAST_ANSWER,
 }  # fmt: skip
 
 REFUSED = {
@@ -47,8 +62,8 @@ REFUSED = {
         "{% for m in messages %}{{ '[Round ' + loop.index | string + ']' + m.content }}{% endfor %}",
         "POSITION",
     ),
-    "system with the last user": (
-        "{% for m in messages if m.role != 'system' %}{% if loop.last and messages[0].role == 'system' %}"
+    "system twice": (
+        "{% for m in messages if m.role != 'system' %}{% if m.role == 'user' and messages[0].role == 'system' %}"
         "{{ messages[0].content }}{% endif %}{{ '<' + m.role + '>' + m.content }}{% endfor %}",
         "SYS_MERGE",
     ),
@@ -67,5 +82,8 @@ REFUSED = {
         "TRIM",
     ),
     "tabs go": ("{% for m in messages %}{{ m.role + ': ' + m.content.replace('\t', '') + '|' }}{% endfor %}", "TRIM"),
-    "newlines go": ("{% for m in messages %}{{ m.role + ': ' + m.content.strip('\n') + '|' }}{% endfor %}", "POSITION"),
+    "only spaces go": (
+        "{% for m in messages %}{{ m.role + ': ' + m.content.strip(' ') + '|' }}{% endfor %}",
+        "POSITION",
+    ),
 }

@@ -38,7 +38,7 @@ def test_ollama_s_go_path_builds_the_template_s_prompts(template: str, probe: Gg
     assert len(expected) > 20
     with probe_model(OllamaServer.connect(ollama_url), probe, template=go_template(model)) as engine:
         for chat, text in expected.items():
-            assert engine.render(chat) == str(text).removeprefix("<s>"), chat
+            assert engine.render(chat) == str(text).removeprefix(model.bos), chat
 
 
 def test_a_form_is_plain_ascii_that_a_modelfile_can_carry() -> None:

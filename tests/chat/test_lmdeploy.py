@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from packager.artifacts import LmdeployForm, Message
-from packager.chat.lmdeploy import Texts, assemble, lmdeploy_form
+from packager.chat.lmdeploy import Texts, assemble, assembled, lmdeploy_form
 from packager.chat.probes import load_probes
 from packager.chat.render import Renderer
 from packager.formats.tokenizer import read_tokenizer
@@ -153,6 +153,22 @@ def test_the_rest_gets_a_reason_code_and_no_json(template: str, code: str, reaso
     found = form_of(template)
     assert (found.json_text, found.code) == (None, code)
     assert reason in found.reason
+
+
+WITHOUT_ITS_BLANK = (
+    "{% for m in messages %}{% if loop.first and m.role != 'system' %}{{ 'system: none\n' }}{% endif %}"
+    "{{ m.role + ': ' + m.content + '\n' }}{% endfor %}{{ 'assistant:' }}"
+)
+
+
+def test_a_prompt_that_ends_without_the_headers_blank_takes_a_class_of_lmdeploy_that_drops_it() -> None:
+    found = form_of(WITHOUT_ITS_BLANK)
+    texts = from_json(found.json_text or "")
+    assert (texts.model_name, texts.eoh + texts.assistant) == ("vicuna", "\nassistant: ")
+    with Renderer("template.jinja", samples.tokens()) as renderer:
+        for probe in load_probes():
+            expected = renderer.render(WITHOUT_ITS_BLANK, probe)
+            assert assemble(texts, probe.messages) == expected == assembled(found.json_text or "", probe.messages)
 
 
 def test_trimming_is_named_when_a_core_conversation_shows_it() -> None:

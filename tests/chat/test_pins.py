@@ -7,7 +7,9 @@ import pytest
 from packager.chat.pins import FIXED_DAY, engine_settings, find_pins, jinja_text
 from packager.chat.probes import core_probes, every_probe
 from packager.chat.render import Renderer, Setting
+from packager.formats.tokenizer import NO_TOKENS, TokenizerFacts
 from tests.chat import samples
+from tests.chat.solvable import DROPS_SYSTEM
 
 NONE_IS_NOTHING = samples.CHATML + (
     "{% if not enable_thinking is defined %}A{% elif enable_thinking is none %}A{% endif %}"
@@ -35,14 +37,19 @@ def pins_of(renderer: Renderer, template: str) -> dict[str, str]:
         (samples.THINKS_BY_DEFAULT, {}),
         (samples.THINKS_IF_TOLD, {"enable_thinking": "false"}),
         (samples.ASKS_FOR_NONE, {"tools": "none"}),
+        (samples.CHATML + "{% if preserve_thinking %}P{% endif %}", {"preserve_thinking": "false"}),
+        (samples.CHATML + "{% if not (clear_thinking is defined and not clear_thinking) %}C{% endif %}",
+         {"clear_thinking": "true"}),
         (NONE_IS_NOTHING, {"enable_thinking": "none"}),
         ("{{ datetime }}" + samples.CHATML, {"datetime": '""'}),
         ("{% if false %}{{ date_string }}{{ enable_thinking }}{% endif %}" + samples.CHATML, {}),
+        (DROPS_SYSTEM, {"messages": "read"}),
         (samples.CHATML + "{% if thinking %}T{% endif %}{% if reasoning_effort == 'high' %}H{% endif %}", {}),
     ],
     ids=["no variable", "default system", "date the template has", "date of the clock", "two clocks", "thinks by default",
-         "thinks if told", "tools is not none", "none stands for nothing", "date with no text", "in dead code",
-         "switches that engines leave alone"],
+         "thinks if told", "tools is not none", "keeps thoughts if told", "clears thoughts by default",
+         "none stands for nothing", "date with no text", "in dead code",
+         "system messages are dropped", "switches that engines leave alone"],
 )  # fmt: skip
 def test_a_variable_is_pinned_only_where_engines_build_another_prompt(
     renderer: Renderer, template: str, pins: dict[str, str]
@@ -93,13 +100,31 @@ def test_declared_tools_reach_a_template_whose_tools_are_pinned(renderer: Render
         assert prompt.startswith("TOOLS") == bool(probe.tools)
 
 
-def test_engine_settings_pass_and_leave_out_what_engines_do() -> None:
-    settings = engine_settings(Setting())
+WRITES_BOS = "{{- bos_token }}" + samples.CHATML + "{{- eos_token }}"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "pins"),
+    [
+        (samples.tokens(bos="<s>"), {}),
+        (samples.tokens(bos=None), {"bos_token": '""'}),
+        (samples.tokens(bos="<s>", eos=None), {"eos_token": '""'}),
+        (NO_TOKENS, {}),
+    ],
+    ids=["both", "no BOS", "no EOS", "no tokenizer"],
+)
+def test_a_token_that_the_tokenizer_lacks_is_pinned_to_nothing(tokens: TokenizerFacts, pins: dict[str, str]) -> None:
+    with Renderer("template.jinja", tokens) as renderer:
+        assert pins_of(renderer, WRITES_BOS) == pins
+        assert pins_of(renderer, samples.CHATML) == {}
+
+
+def test_engine_settings_pass_and_leave_out_what_engines_do(renderer: Renderer) -> None:
+    settings = engine_settings(renderer, Setting())
     assert {name for setting in settings for name, _ in setting.variables} == {
-        "date_string",
-        "datetime",
-        "enable_thinking",
-    }
+        "date_string", "datetime", "enable_thinking", "preserve_thinking", "clear_thinking", "truncate_history_thinking",
+        "drop_thinking",
+    }  # fmt: skip
     assert {name for setting in settings for name in setting.absent} == {"tools", "documents"}
     assert any(setting.now is not None for setting in settings)
 

@@ -10,7 +10,7 @@ from packager.artifacts import Message
 from packager.chat.probes import load_probes
 from packager.chat.render import Renderer, RenderRefused
 from packager.chat.solve import solve_turns
-from packager.chat.turn_model import TurnModel, Unsolved, alternates
+from packager.chat.turn_model import Trim, TurnModel, Unsolved, alternates
 from packager.chat.walks import random_walks
 from packager.formats.tokenizer import NO_TOKENS
 from tests.chat import solvable
@@ -57,7 +57,7 @@ def test_the_pieces_of_a_model() -> None:
     assert between.text == "\n<</SYS>>\n\n"
     again = model.edge("assistant", "user")
     assert again is not None
-    assert (again.text, again.trims_previous, again.trims_next) == (" </s><s>[INST] ", True, True)
+    assert (again.text, again.trims_previous, again.trims_next) == (" </s><s>[INST] ", Trim.BLANKS, Trim.BLANKS)
 
 
 def test_limits_say_what_a_model_does_not_hold_for() -> None:
@@ -104,6 +104,21 @@ def test_any_template_of_fixed_texts_is_solved(texts: tuple[str, ...], trims: bo
             prompt = renderer.render(template, walk.messages)
             assert not isinstance(prompt, RenderRefused)
             assert model.assemble(walk.messages) == prompt
+
+
+def test_a_system_message_that_the_last_user_s_turn_begins_with() -> None:
+    model = solved(solvable.LATE_SYSTEM)
+    assert isinstance(model, TurnModel)
+    assert model.moves_system
+    turns = said(("system", "s"), ("user", "a "), ("assistant", "\n b"), ("user", " c"))
+    assert model.assemble(turns) == "<s>[INST] a[/INST]  b</s>[INST] s\n\nc[/INST]"
+
+
+def test_a_bos_that_not_every_prompt_begins_with_is_text() -> None:
+    model = solved(solvable.SYSTEM_BEFORE_BOS)
+    assert isinstance(model, TurnModel)
+    assert model.bos == ""
+    assert model.assemble(said(("system", "s"), ("user", "a"))) == "s <s><user>a<assistant>"
 
 
 def test_qwen_s_default_system_prompt_is_what_an_absent_one_writes() -> None:

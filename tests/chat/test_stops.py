@@ -4,6 +4,7 @@ import pytest
 
 from packager.chat.render import Renderer
 from packager.chat.stops import Stops, find_stops
+from packager.formats.tokenizer import NO_TOKENS
 from tests.chat import samples
 
 END, START, TEXT = 2, 1, 0  # ids of <|im_end|>, <|im_start|>, <|endoftext|> in samples.tokens()
@@ -65,3 +66,18 @@ def test_what_is_no_special_token_is_a_note_and_no_stop(
 def test_a_template_that_refuses_the_assistant_names_no_stop() -> None:
     template = "{% for m in messages %}{% if m.role == 'assistant' %}{{ raise_exception('no') }}{% endif %}{% endfor %}"
     assert stops_of(template) == Stops(texts=(), notes=())
+
+
+def test_what_the_trainer_stops_at_comes_behind_the_end_of_a_turn() -> None:
+    facts = samples.tokens(eos=None)
+    with Renderer("template.jinja", facts) as renderer:
+        found = find_stops(renderer, samples.CHATML, facts, (), named=("<|endoftext|>", "<|user|>", "<|im_end|>"))
+    assert found.texts == ("<|im_end|>", "<|endoftext|>")
+    assert found.notes == ("the trainer stops at '<|user|>', which is no special token of the tokenizer",)
+
+
+def test_without_a_tokenizer_the_trainers_stops_are_given_and_not_checked() -> None:
+    with Renderer("template.jinja", NO_TOKENS) as renderer:
+        found = find_stops(renderer, samples.CHATML, NO_TOKENS, (), named=("<|im_end|>",))
+    assert found.texts == ("<|im_end|>",)
+    assert found.notes == ("there is no tokenizer here; whether a stop is one of its tokens: not checked",)

@@ -11,7 +11,7 @@ import pytest
 from packager.artifacts import Conversation, Message
 from packager.chat.lmdeploy import lmdeploy_form
 from packager.chat.probes import core_probes, every_probe, load_probes
-from packager.chat.render import Renderer
+from packager.chat.render import Renderer, RenderRefused
 from packager.engines.engine import NotSupported
 from packager.engines.lmdeploy import Lmdeploy
 from packager.engines.lmdeploy_messages import bare_function
@@ -20,6 +20,7 @@ from packager.engines.vllm import Vllm
 from packager.errors import ToolMissing
 from packager.formats.tokenizer import read_tokenizer
 from packager.weights.checkpoint_files import write_tokenizer_files
+from tests.chat.test_lmdeploy import WITHOUT_ITS_BLANK
 
 ONE_TURN = "{% if messages|length > 1 %}{{ raise_exception('one turn only') }}{% endif %}<{{ messages[0].content }}>"
 HELLO = Conversation(id="hello", group="CORE", messages=(Message(role="user", content="Hello, wörld! 你好"),))
@@ -94,6 +95,19 @@ def test_lmdeploy_builds_the_core_ids_from_the_emitted_json(
     (tmp_path / "lmdeploy.json").write_text(form.json_text)
     with Lmdeploy(folder, tmp_path / "lmdeploy.json") as engine:
         assert all(engine.tokens(probe) == expected[probe.id] for probe in core_probes())
+
+
+def test_lmdeploy_drops_the_blank_behind_the_last_header_where_the_template_does(folder: Path, tmp_path: Path) -> None:
+    tokens = read_tokenizer(folder)
+    with Renderer("it", tokens) as renderer:
+
+        def render(turns: tuple[Message, ...]) -> str | RenderRefused:
+            return renderer.render(WITHOUT_ITS_BLANK, turns)
+
+        form = lmdeploy_form(render, load_probes(), stops=(), double_bos=False)
+        (tmp_path / "lmdeploy.json").write_text(form.json_text or "")
+        with Lmdeploy(folder, tmp_path / "lmdeploy.json") as engine:
+            assert all(engine.render(probe) == render(probe.messages) for probe in load_probes())
 
 
 def test_lmdeploy_tells_a_refusal_and_goes_on(folder: Path, tmp_path: Path, template: str) -> None:

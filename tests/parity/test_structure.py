@@ -28,7 +28,7 @@ def described(path: Path, quant: Quant) -> Gguf:
 
 
 def check(made: Made, gguf: Gguf) -> Structure:
-    return check_structure(gguf, base=made.base, template=made.template.text)
+    return check_structure(gguf, base=made.base, template=made.template)
 
 
 def with_value(source: Path, key: str, value: str | int, target: Path) -> Path:

@@ -63,6 +63,22 @@ def shouted(turns: Turns) -> Turns:
 
 
 @pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda found: (94, *found), "BOS_DUP"),
+        (lambda found: found[1:], "BOS_LOST"),
+        (lambda found: (*found, 5, 6), "EOS_ADDED"),
+    ],
+    ids=["another first id", "no first id", "ids behind the last"],
+)
+def test_ids_at_the_ends_have_their_codes(change: Callable[[tuple[int, ...]], tuple[int, ...]], code: str) -> None:
+    probe = said(("user", "a"))
+    text = reference_render(probe)
+    found = compared(probe, Asked(prompts=(text,), ids=(change(ids(text)),)))
+    assert (found.outcome, found.code) == (Outcome.FAILED, code)
+
+
+@pytest.mark.parametrize(
     ("probe", "change", "code"),
     [
         pytest.param(said(("user", "a"), ("user", "b")), collated, "COLLATE", id="joined"),

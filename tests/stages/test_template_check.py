@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +22,16 @@ from packager.parity.template_matrix import TemplateMatrix, TemplateRow
 from packager.sources.llama_cpp_tree import LlamaCppTree
 from packager.stages.template_check import Column, Served, TemplateCheckJob, check_template
 from packager.stages.templates import TemplatesJob, make_template
+from tests.chat.samples import CHATML_WITH_DEFAULT
+from tests.chat.solvable import DROPS_SYSTEM
 
 
 @pytest.fixture(scope="module")
-def job(tiny: Callable[[str], Path], tree: LlamaCppTree) -> Callable[[str], TemplateCheckJob]:
-    def make(family: str) -> TemplateCheckJob:
-        found = make_template(TemplatesJob(base=read_checkpoint(tiny(family)), adapter=None, template_file=None))
+def job(tiny: Callable[[str], Path], tree: LlamaCppTree) -> Callable[..., TemplateCheckJob]:
+    def make(family: str, template_file: Path | None = None) -> TemplateCheckJob:
+        found = make_template(
+            TemplatesJob(base=read_checkpoint(tiny(family)), adapter=None, template_file=template_file)
+        )
         template = found.template
         served = Served(
             template=template.text, adds_bos=template.adds_bos, lmdeploy=found.lmdeploy.json_text, go=found.go
@@ -100,6 +106,21 @@ def test_what_becomes_of_tools_and_reasoning(
         assert [cell.outcome for cell in cells] == [outcomes.get(code, Outcome.FAILED) for code in codes]
     assert not matrix.equal  # no CORE conversation was among them
     assert "ollama-go: no tools (NO_TOOLS): tool-declared, tool-round-trip, think-before-tool" in matrix.losses
+
+
+def test_system_messages_that_training_dropped_are_not_merged_into_the_user_s(
+    job: Callable[..., TemplateCheckJob], connect: Callable[[], OllamaServer], tmp_path: Path
+) -> None:
+    (tmp_path / "drops.jinja").write_text(DROPS_SYSTEM)
+    canonical = replace(job("qwen2.5", tmp_path / "drops.jinja"), columns=(Column.OLLAMA,), conversations=load_probes())
+    assert [pin.name for pin in canonical.template.pins] == ["messages"]
+    found = row(check_template(canonical, connect, silent), Column.OLLAMA)
+    assert {cell.outcome for cell in found.cells} == {Outcome.PASSED}
+    unread = "{#- " + "no pin, and long enough not to be taken for a known template " * 3 + "-#}" + DROPS_SYSTEM
+    found = row(check_template(replace(canonical, served=Served(template=unread)), connect, silent), Column.OLLAMA)
+    codes = {cell.conversation: cell.code for cell in found.cells if cell.outcome is Outcome.FAILED}
+    assert codes["system-user"] == "SYS_MERGE"
+    assert "user" not in codes
 
 
 def test_every_engine(job: Callable[[str], TemplateCheckJob], connect: Callable[[], OllamaServer]) -> None:
@@ -183,6 +204,31 @@ def test_an_ollama_that_does_not_answer_is_not_checked(job: Callable[[str], Temp
     matrix = check_template(job("qwen2.5"), absent, silent)
     assert matrix.equal
     assert row(matrix, Column.OLLAMA) == TemplateRow(engine="ollama", version="", not_checked="no Ollama answers here")
+
+
+def test_what_the_json_of_lmdeploy_does_not_hold_for_has_its_code(
+    job: Callable[[str], TemplateCheckJob], tmp_path: Path
+) -> None:
+    later = "{% if m['role'] == 'system' and not loop.first %}(system, later){% endif %}"
+    (tmp_path / "own.jinja").write_text(CHATML_WITH_DEFAULT.replace("{% endif %}", "{% endif %}" + later, 1))
+    base = read_checkpoint(job("qwen2.5").folder)
+    found = make_template(TemplatesJob(base=base, adapter=None, template_file=tmp_path / "own.jinja"))
+    served = Served(template=found.template.text, lmdeploy=found.lmdeploy.json_text)
+    asked = replace(job("qwen2.5"), template=found.template, served=served, columns=(Column.LMDEPLOY,))
+    cells = row(check_template(asked, lambda: pytest.fail("not asked"), silent), Column.LMDEPLOY).cells
+    assert {cell.conversation: cell.code for cell in cells if cell.code} == {"system-in-the-middle": "ROLES"}
+
+
+def test_what_llama_cpp_cannot_read_is_not_checked_there_and_checked_elsewhere(
+    job: Callable[[str], TemplateCheckJob], tmp_path: Path
+) -> None:
+    shutil.copytree(job("qwen2.5").folder, tmp_path / "base")
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    (tmp_path / "base" / "config.json").write_text(json.dumps({**config, "architectures": ["UnheardOfForCausalLM"]}))
+    unknown = replace(job("qwen2.5"), folder=tmp_path / "base", columns=(Column.LLAMA_CPP, Column.LMDEPLOY))
+    matrix = check_template(unknown, lambda: pytest.fail("not asked"), silent)
+    assert "UnheardOfForCausalLM" in row(matrix, Column.LLAMA_CPP).not_checked
+    assert {cell.outcome for cell in row(matrix, Column.LMDEPLOY).cells} == {Outcome.PASSED}
 
 
 def test_an_ollama_that_refuses_the_model_has_failed(job: Callable[[str], TemplateCheckJob]) -> None:

@@ -14,7 +14,7 @@ from packager.chat.probes import every_probe
 from packager.errors import InputInvalid, UnsafeInput, Unsupported
 from packager.formats.adapter import read_adapter
 from packager.formats.checkpoint import read_checkpoint
-from packager.stages.templates import TemplateResult, TemplatesJob, make_template, write_templates
+from packager.stages.templates import Target, TemplateResult, TemplatesJob, make_template, write_templates
 from tests.chat import samples
 
 QWEN_DEFAULT = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
@@ -27,7 +27,7 @@ def read(smollm2: Path, tiny: Callable[[str], Path]) -> Callable[[str], Checkpoi
 
 
 def make(base: Checkpoint, adapter: Adapter | None = None, file: Path | None = None) -> TemplateResult:
-    return make_template(TemplatesJob(base=base, adapter=adapter, template_file=file))
+    return make_template(TemplatesJob(base=base, adapter=adapter, template_file=str(file) if file else None))
 
 
 @pytest.mark.parametrize(
@@ -79,10 +79,9 @@ def test_the_adapter_that_peft_saved_agrees_with_its_base(smollm2: Path, smollm2
 
 def test_an_adapter_with_another_template_stops(read: Callable[[str], Checkpoint]) -> None:
     adapter = Adapter(folder=Path("lora"), name="lora", base_name=None, pairs=(), chat_template=samples.CHATML)
-    with pytest.raises(
-        InputInvalid, match=r"build different prompts: conversation user, character 12: .*Qwen|assistant"
-    ):
+    with pytest.raises(InputInvalid, match="build different prompts: conversation user") as caught:
         make(read("qwen2.5"), adapter)
+    assert f"+{QWEN_DEFAULT}<|im_end|>\\n" in caught.value.lines
 
 
 def test_a_named_file_gives_the_pins_as_values_and_notes(read: Callable[[str], Checkpoint], tmp_path: Path) -> None:
@@ -181,6 +180,33 @@ def test_without_a_json_form_the_commands_say_why(read: Callable[[str], Checkpoi
     assert found.lmdeploy.reason in text
     assert found.lmdeploy_command in text
     assert found.lmdeploy_command.endswith("--chat-template hf")
+
+
+@pytest.mark.parametrize(
+    ("targets", "files", "engines"),
+    [
+        ((Target.OLLAMA,), {"chat_template.jinja", "ollama.gotmpl"}, ()),
+        ((Target.LMDEPLOY,), {"lmdeploy.json", "serve.txt"}, ("lmdeploy",)),
+        ((Target.VLLM,), {"chat_template.jinja", "serve.txt"}, ("vllm",)),
+        (
+            (Target.OLLAMA, Target.VLLM, Target.LMDEPLOY),
+            {"chat_template.jinja", "lmdeploy.json", "ollama.gotmpl", "serve.txt"},
+            ("vllm", "lmdeploy"),
+        ),
+    ],
+    ids=["ollama", "lmdeploy", "vllm", "all"],
+)
+def test_a_target_gets_its_files_and_commands(
+    read: Callable[[str], Checkpoint],
+    tmp_path: Path,
+    targets: tuple[Target, ...],
+    files: set[str],
+    engines: tuple[str, ...],
+) -> None:
+    written = write_templates(make(read("qwen2.5")), tmp_path, targets)
+    assert {path.name for path in written} == files == {path.name for path in tmp_path.iterdir()}
+    commands = (tmp_path / "serve.txt").read_text().splitlines() if engines else []
+    assert tuple(line.split()[0] for line in commands if line[:1] not in ("", "#", "p")) == engines
 
 
 def test_the_same_input_gives_the_same_bytes_without_paths(read: Callable[[str], Checkpoint], tmp_path: Path) -> None:

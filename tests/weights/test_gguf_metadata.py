@@ -64,3 +64,10 @@ def test_a_template_takes_the_place_of_the_old_one_and_its_alternatives() -> Non
         "tokenizer.ggml.add_bos_token",
         "tokenizer.chat_template",
     ]
+
+
+@pytest.mark.parametrize("key", ["tokenizer.ggml.add_eos_token", "tokenizer.ggml.add_sep_token"])
+def test_nothing_is_added_behind_a_prompt(key: str) -> None:
+    ends = MetadataEntry(key=key, type=ValueType.BOOL, value=True)
+    assert {entry.key: entry.value for entry in with_template((ends,), TEMPLATE)}[key] is False
+    assert with_template((ends,), None) == (ends,)

@@ -11,7 +11,7 @@ from packager.artifacts import Conversation, Message
 from packager.engines.engine import NotSupported
 from packager.engines.llama_cpp import Embedded
 from packager.errors import InputInvalid
-from packager.formats.gguf import MetadataEntry, read_gguf
+from packager.formats.gguf import MetadataEntry, ValueType, read_gguf
 from packager.sources.llama_cpp_tree import LlamaCppTree
 from packager.weights.probe_gguf import write_probe
 from packager.weights.vocabulary import vocabulary_of_folder
@@ -53,6 +53,21 @@ def test_whether_bos_is_added(adds_bos: bool, vocabulary: tuple[MetadataEntry, .
     bos = read_gguf(probe.path).value("tokenizer.ggml.bos_token_id")
     with Embedded(probe.path, vocabulary_only=True) as engine:
         assert (engine.tokenize("Hi", add_special=True)[0] == bos) is adds_bos
+
+
+@pytest.mark.parametrize("adds_bos", [None, False], ids=["as the vocabulary says", "as a build writes it"])
+def test_what_a_vocabulary_adds_behind_a_text_is_switched_off_as_in_a_build(
+    adds_bos: bool | None, vocabulary: tuple[MetadataEntry, ...], tmp_path: Path
+) -> None:
+    key = "tokenizer.ggml.add_eos_token"
+    ending = (
+        *(each for each in vocabulary if each.key != key),
+        MetadataEntry(key=key, type=ValueType.BOOL, value=True),
+    )
+    probe = write_probe(tmp_path / "probe.gguf", ending, template=TEMPLATE, adds_bos=adds_bos, weights=False)
+    eos = read_gguf(probe.path).value("tokenizer.ggml.eos_token_id")
+    with Embedded(probe.path, vocabulary_only=True) as engine:
+        assert (engine.tokenize("Hi", add_special=True)[-1] == eos) is (adds_bos is None)
 
 
 def test_without_a_template_there_is_none(vocabulary: tuple[MetadataEntry, ...], tmp_path: Path) -> None:

@@ -52,6 +52,31 @@ def test_what_needs_torch_is_read_with_torch(
     assert found == vocabulary_of_folder(tiny("qwen2.5"), tree)
 
 
+def test_tokens_behind_a_text_do_not_hide_how_it_is_split(tokenizers: Path, tree: LlamaCppTree, tmp_path: Path) -> None:
+    """transformers 5 leaves Command R's two tokens behind every text, the converter's fingerprint was taken without."""
+    folder = tmp_path / "base"
+    shutil.copytree(tokenizers / "@lenml" / "tokenizer-command_r_plus" / "models", folder)
+    config = {"architectures": ["CohereForCausalLM"], "model_type": "cohere", "vocab_size": 256000, "head_dim": 16}
+    (folder / "config.json").write_text(json.dumps(config))
+    found = {entry.key: entry.value for entry in vocabulary_of_folder(folder, tree)}
+    assert found["tokenizer.ggml.pre"] == "command-r"
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    del settings["add_bos_token"], settings["add_eos_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(Unsupported, match="pre-tokenizer was not recognized"):
+        vocabulary_of_folder(folder, tree)
+
+
+def test_a_converter_that_ends_its_process_is_an_error(
+    tiny: Callable[[str], Path], tree: LlamaCppTree, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny("qwen2.5"), tmp_path / "base")
+    config = json.loads((tmp_path / "base" / "config.json").read_text())
+    (tmp_path / "base" / "config.json").write_text(json.dumps({**config, "architectures": ["InternLM2ForCausalLM"]}))
+    with pytest.raises(InputInvalid, match=r"tokenizer\.model is missing, which it wants for InternLM2ForCausalLM"):
+        vocabulary_of_folder(tmp_path / "base", tree)
+
+
 def test_an_architecture_the_converter_does_not_know(
     tiny: Callable[[str], Path], tree: LlamaCppTree, tmp_path: Path
 ) -> None:
