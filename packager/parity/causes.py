@@ -67,6 +67,17 @@ def find_cause(
     return DIFFERS
 
 
+def _ends(expected: Ids, found: Ids) -> str:
+    """Give what became of the first id or behind the last one, where nothing else differs; else an empty text."""
+    if not (isinstance(expected, tuple) and isinstance(found, tuple)):
+        return ""
+    if found[1:] == expected:
+        return BOS_DUP
+    if expected[1:] == found:
+        return BOS_LOST
+    return EOS_ADDED if found[: len(expected)] == expected else ""
+
+
 def without_thinking(conversation: Conversation) -> Conversation:
     """Give a conversation whose answers have no reasoning of their own."""
     return replace(conversation, messages=tuple(replace(m, thinking="") for m in conversation.messages))

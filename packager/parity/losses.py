@@ -16,6 +16,7 @@ _SENTENCES = {
     "TRIM": "blanks at the edges of a content are another matter",
     "NFC": "decomposed characters become other tokens",
     "BOS_LOST": "the beginning-of-sequence token is lost",
+    "EOS_ADDED": "tokens are put behind the prompt",
     "BOS_DUP": "the beginning-of-sequence token is doubled",
     "EOS_ADDED": "tokens are added behind the prompt",
 }

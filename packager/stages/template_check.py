@@ -86,7 +86,7 @@ def _written_anew(
         return matrix
     by_engine = {row.engine: row for row in anew.rows}
     rows = tuple(by_engine.get(row.engine, row) for row in matrix.rows)
-    return replace(matrix, rows=rows, losses=stated_losses(rows), rewritten=True)
+    return replace(matrix, rows=rows, rewritten=True, losses=stated_losses(rows))
 
 
 def _vocabulary(job: TemplateCheckJob) -> tuple[MetadataEntry, ...]:
@@ -124,22 +124,22 @@ def _row(
     except PackagerError as error:
         way_out = f" ({error.hint})" if error.hint else ""
         return TemplateRow(engine=column.value, version="", not_checked=error.message + way_out)
+    prompts = zip(cells, job.conversations, found.prompts, strict=True)
     known = tuple(
-        replace(cell, code=_known_code(column, source, probe, prompt, job)) if cell.code == DIFFERS else cell
-        for cell, probe, prompt in zip(cells, job.conversations, found.prompts, strict=True)
+        replace(cell, code=_known_code(column, source, probe, prompt, job.served)) if cell.code == DIFFERS else cell
+        for cell, probe, prompt in prompts
     )
     return TemplateRow(engine=column.value, version=version, cells=known)
 
 
-def _known_code(column: Column, source: str, probe: Conversation, prompt: object, job: TemplateCheckJob) -> str:
+def _known_code(column: Column, source: str, probe: Conversation, prompt: object, served: Served) -> str:
     """Give what is known of a form, for a difference that nothing else explains."""
     if column is Column.OLLAMA and source in _BYPASSED:
         return _BYPASSED[source]
-    form = job.served.lmdeploy if column is Column.LMDEPLOY else None
-    if column is not Column.OLLAMA_GO and form is None:
-        return DIFFERS
-    if without_calls(replace(probe, tools=())) != probe:
-        return NO_TOOLS
-    if not alternates(probe.messages) and (form is None or assembled(form, probe.messages) == prompt):
-        return _ROLES  # the roles do not alternate, and the engine wrote what its form says of each of them
+    form = served.lmdeploy if column is Column.LMDEPLOY else None
+    if column is Column.OLLAMA_GO or form is not None:
+        if without_calls(replace(probe, tools=())) != probe:
+            return NO_TOOLS
+        if not alternates(probe.messages) and (form is None or assembled(form, probe.messages) == prompt):
+            return _ROLES
     return DIFFERS

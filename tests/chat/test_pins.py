@@ -83,23 +83,6 @@ def test_a_list_that_is_given_still_reaches_a_pinned_template(renderer: Renderer
     assert prompt.startswith("TOOLS")
 
 
-def test_a_setting_leaves_out_only_what_is_not_declared(renderer: Renderer) -> None:
-    template = "{% if tools is defined %}{{ tools | length if tools else 'none' }}{% else %}undefined{% endif %}"
-    declares = next(probe for probe in every_probe() if probe.tools)
-    without = Setting(absent=("tools",))
-    assert [renderer.render(template, probe, without) for probe in (core_probes()[0], declares)] == ["undefined", "1"]
-    assert renderer.render(template, core_probes()[0]) == "none"
-
-
-def test_declared_tools_reach_a_template_whose_tools_are_pinned(renderer: Renderer) -> None:
-    found = find_pins(renderer, samples.ASKS_FOR_NONE, every_probe())
-    assert [pin.name for pin in found.pins] == ["tools"]
-    for probe in every_probe():
-        prompt = renderer.render("".join(found.prologue) + samples.ASKS_FOR_NONE, probe, Setting(absent=("tools",)))
-        assert isinstance(prompt, str)
-        assert prompt.startswith("TOOLS") == bool(probe.tools)
-
-
 WRITES_BOS = "{{- bos_token }}" + samples.CHATML + "{{- eos_token }}"
 
 
@@ -117,6 +100,23 @@ def test_a_token_that_the_tokenizer_lacks_is_pinned_to_nothing(tokens: Tokenizer
     with Renderer("template.jinja", tokens) as renderer:
         assert pins_of(renderer, WRITES_BOS) == pins
         assert pins_of(renderer, samples.CHATML) == {}
+
+
+def test_a_setting_leaves_out_only_what_is_not_declared(renderer: Renderer) -> None:
+    template = "{% if tools is defined %}{{ tools | length if tools else 'none' }}{% else %}undefined{% endif %}"
+    declares = next(probe for probe in every_probe() if probe.tools)
+    without = Setting(absent=("tools",))
+    assert [renderer.render(template, probe, without) for probe in (core_probes()[0], declares)] == ["undefined", "1"]
+    assert renderer.render(template, core_probes()[0]) == "none"
+
+
+def test_declared_tools_reach_a_template_whose_tools_are_pinned(renderer: Renderer) -> None:
+    found = find_pins(renderer, samples.ASKS_FOR_NONE, every_probe())
+    assert [pin.name for pin in found.pins] == ["tools"]
+    for probe in every_probe():
+        prompt = renderer.render("".join(found.prologue) + samples.ASKS_FOR_NONE, probe, Setting(absent=("tools",)))
+        assert isinstance(prompt, str)
+        assert prompt.startswith("TOOLS") == bool(probe.tools)
 
 
 def test_engine_settings_pass_and_leave_out_what_engines_do(renderer: Renderer) -> None:

@@ -73,6 +73,21 @@ def test_llama_cpp_and_ollama_are_equal_on_every_conversation(
     assert len(steps) == last.done == last.total == 3 * len(load_probes())
 
 
+def test_system_messages_that_training_dropped_are_not_merged_into_the_user_s(
+    job: Callable[..., TemplateCheckJob], connect: Callable[[], OllamaServer], tmp_path: Path
+) -> None:
+    (tmp_path / "drops.jinja").write_text(DROPS_SYSTEM)
+    canonical = replace(job("qwen2.5", tmp_path / "drops.jinja"), columns=(Column.OLLAMA,))
+    assert [pin.name for pin in canonical.template.pins] == ["messages"]
+    found = row(check_template(canonical, connect, silent), Column.OLLAMA)
+    assert {cell.outcome for cell in found.cells} == {Outcome.PASSED}
+    unread = "{#- " + "no pin, and long enough not to be taken for a known template " * 3 + "-#}" + DROPS_SYSTEM
+    found = row(check_template(replace(canonical, served=Served(template=unread)), connect, silent), Column.OLLAMA)
+    codes = {cell.conversation: cell.code for cell in found.cells if cell.outcome is Outcome.FAILED}
+    assert codes["system-user"] == "SYS_MERGE"
+    assert "user" not in codes
+
+
 EQUAL, IGNORED = "", "IGNORED"
 SPECIAL = every_probe()[len(load_probes()) :]
 
@@ -106,21 +121,6 @@ def test_what_becomes_of_tools_and_reasoning(
         assert [cell.outcome for cell in cells] == [outcomes.get(code, Outcome.FAILED) for code in codes]
     assert not matrix.equal  # no CORE conversation was among them
     assert "ollama-go: no tools (NO_TOOLS): tool-declared, tool-round-trip, think-before-tool" in matrix.losses
-
-
-def test_system_messages_that_training_dropped_are_not_merged_into_the_user_s(
-    job: Callable[..., TemplateCheckJob], connect: Callable[[], OllamaServer], tmp_path: Path
-) -> None:
-    (tmp_path / "drops.jinja").write_text(DROPS_SYSTEM)
-    canonical = replace(job("qwen2.5", tmp_path / "drops.jinja"), columns=(Column.OLLAMA,), conversations=load_probes())
-    assert [pin.name for pin in canonical.template.pins] == ["messages"]
-    found = row(check_template(canonical, connect, silent), Column.OLLAMA)
-    assert {cell.outcome for cell in found.cells} == {Outcome.PASSED}
-    unread = "{#- " + "no pin, and long enough not to be taken for a known template " * 3 + "-#}" + DROPS_SYSTEM
-    found = row(check_template(replace(canonical, served=Served(template=unread)), connect, silent), Column.OLLAMA)
-    codes = {cell.conversation: cell.code for cell in found.cells if cell.outcome is Outcome.FAILED}
-    assert codes["system-user"] == "SYS_MERGE"
-    assert "user" not in codes
 
 
 def test_every_engine(job: Callable[[str], TemplateCheckJob], connect: Callable[[], OllamaServer]) -> None:
