@@ -89,17 +89,6 @@ def without_calls(conversation: Conversation) -> Conversation:
     return replace(conversation, messages=tuple(m for m in said if m.role != "assistant" or m.content or m.thinking))
 
 
-def _ends(expected: Ids, found: Ids) -> str:
-    """Give what became of the first id or behind the last one, where nothing else differs; else an empty text."""
-    if not (isinstance(expected, tuple) and isinstance(found, tuple)):
-        return ""
-    if found[1:] == expected:
-        return BOS_DUP
-    if expected[1:] == found:
-        return BOS_LOST
-    return EOS_ADDED if found[: len(expected)] == expected else ""
-
-
 def _suspects(conversation: Conversation) -> Iterator[tuple[str, Conversation]]:
     """Give what engines do to a conversation, one thing at a time, then what they do to tools and reasoning at once."""
     for code, messages in _text_suspects(conversation.messages):

@@ -18,7 +18,6 @@ _SENTENCES = {
     "BOS_LOST": "the beginning-of-sequence token is lost",
     "EOS_ADDED": "tokens are put behind the prompt",
     "BOS_DUP": "the beginning-of-sequence token is doubled",
-    "EOS_ADDED": "tokens are added behind the prompt",
 }
 
 
