@@ -28,7 +28,7 @@ from tests.chat.solvable import DROPS_SYSTEM
 
 @pytest.fixture(scope="module")
 def job(tiny: Callable[[str], Path], tree: LlamaCppTree) -> Callable[..., TemplateCheckJob]:
-    def make(family: str, template_file: Path | None = None) -> TemplateCheckJob:
+    def make(family: str, template_file: str | None = None) -> TemplateCheckJob:
         found = make_template(
             TemplatesJob(base=read_checkpoint(tiny(family)), adapter=None, template_file=template_file)
         )
@@ -75,7 +75,9 @@ def test_system_messages_that_training_dropped_are_not_merged_into_the_user_s(
     job: Callable[..., TemplateCheckJob], connect: Callable[[], OllamaServer], tmp_path: Path
 ) -> None:
     (tmp_path / "drops.jinja").write_text(DROPS_SYSTEM)
-    canonical = replace(job("qwen2.5", tmp_path / "drops.jinja"), columns=(Column.OLLAMA,))
+    canonical = replace(
+        job("qwen2.5", str(tmp_path / "drops.jinja")), columns=(Column.OLLAMA,), conversations=load_probes()
+    )
     assert [pin.name for pin in canonical.template.pins] == ["messages"]
     found = row(check_template(canonical, connect, silent), Column.OLLAMA)
     assert {cell.outcome for cell in found.cells} == {Outcome.PASSED}
@@ -158,7 +160,7 @@ def test_reasoning_that_a_template_writes_into_the_history(
 ) -> None:
     (tmp_path / "thinks.jinja").write_text(WRITES_REASONING)
     found = make_template(
-        TemplatesJob(base=read_checkpoint(tiny("qwen2.5")), adapter=None, template_file=tmp_path / "thinks.jinja")
+        TemplatesJob(base=read_checkpoint(tiny("qwen2.5")), adapter=None, template_file=str(tmp_path / "thinks.jinja"))
     )
     asked = replace(
         job("qwen2.5"),
@@ -210,9 +212,10 @@ def test_what_the_json_of_lmdeploy_does_not_hold_for_has_its_code(
     later = "{% if m['role'] == 'system' and not loop.first %}(system, later){% endif %}"
     (tmp_path / "own.jinja").write_text(CHATML_WITH_DEFAULT.replace("{% endif %}", "{% endif %}" + later, 1))
     base = read_checkpoint(job("qwen2.5").folder)
-    found = make_template(TemplatesJob(base=base, adapter=None, template_file=tmp_path / "own.jinja"))
+    found = make_template(TemplatesJob(base=base, adapter=None, template_file=str(tmp_path / "own.jinja")))
     served = Served(template=found.template.text, lmdeploy=found.lmdeploy.text)
     asked = replace(job("qwen2.5"), template=found.template, served=served, columns=(Column.LMDEPLOY,))
+    asked = replace(asked, conversations=load_probes())
     cells = row(check_template(asked, lambda: pytest.fail("not asked"), silent), Column.LMDEPLOY).cells
     assert {cell.conversation: cell.code for cell in cells if cell.code} == {"system-in-the-middle": "ROLES"}
 
@@ -223,7 +226,8 @@ def test_what_llama_cpp_cannot_read_is_not_checked_there_and_checked_elsewhere(
     shutil.copytree(job("qwen2.5").folder, tmp_path / "base")
     config = json.loads((tmp_path / "base" / "config.json").read_text())
     (tmp_path / "base" / "config.json").write_text(json.dumps({**config, "architectures": ["UnheardOfForCausalLM"]}))
-    unknown = replace(job("qwen2.5"), folder=tmp_path / "base", columns=(Column.LLAMA_CPP, Column.LMDEPLOY))
+    text = replace(job("qwen2.5"), conversations=load_probes())
+    unknown = replace(text, folder=tmp_path / "base", columns=(Column.LLAMA_CPP, Column.LMDEPLOY))
     matrix = check_template(unknown, lambda: pytest.fail("not asked"), silent)
     assert "UnheardOfForCausalLM" in row(matrix, Column.LLAMA_CPP).not_checked
     assert {cell.outcome for cell in row(matrix, Column.LMDEPLOY).cells} == {Outcome.PASSED}

@@ -219,7 +219,9 @@ def test_the_same_input_gives_the_same_bytes_without_paths(read: Callable[[str],
         assert str(base.folder).encode() not in path.read_bytes()
 
 
-def test_an_architecture_that_ollama_renders_itself_is_noted_without_a_server(read: Callable[[str], Checkpoint]) -> None:
+def test_an_architecture_that_ollama_renders_itself_is_noted_without_a_server(
+    read: Callable[[str], Checkpoint],
+) -> None:
     forced = dataclasses.replace(read("qwen2.5"), architecture="Gemma4ForConditionalGeneration")
     assert any("renderer gemma4" in note and "(RENDERER_FORCED)" in note for note in make(forced).notes)
     assert not any("RENDERER_FORCED" in note for note in make(read("qwen2.5")).notes)
