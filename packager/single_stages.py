@@ -19,6 +19,7 @@ from packager.formats.checkpoint import read_checkpoint
 from packager.formats.model_files import model_files
 from packager.formats.model_name import ModelName
 from packager.formats.modelfile import parse_modelfile
+from packager.gguf_gate import require_prompts_in_ollama
 from packager.parity.gates import Gates
 from packager.pipeline import (
     Written,
@@ -100,11 +101,12 @@ def modelfile(
 
 
 def register(folder: Path, name: str, *, replace: bool, emit: Emit) -> tuple[Registered, ...]:
-    """Register every GGUF of a build folder with the parameters of its Modelfile."""
+    """Register every GGUF of a build folder with the parameters of its Modelfile, if Ollama builds their prompts."""
     wanted = build_name(name)
     ggufs = find_ggufs(folder)
     parameters = _modelfile_of(folder)
     server = OllamaServer.connect(emit=emit)
+    require_prompts_in_ollama(tuple(gguf.path for gguf in ggufs), server)
     registered = tuple(
         register_one(
             RegisterJob(gguf=gguf, modelfile=parameters, name=wanted.with_tag(gguf.quant.value), replace=replace),

@@ -44,6 +44,12 @@ def test_a_template_that_ollama_cannot_run(tiny: Callable[[str], Path], ollama_u
     assert not list(out.glob("*.gguf"))
     assert not OllamaServer.connect(ollama_url).exists("gate:q8_0")
     assert run_packager(*build, "--no-register").code == 0
+    finished = run_packager("register", out, "--name", "gate", ollama=ollama_url)
+    assert finished.code == 12
+    error, hint = error_lines(finished)
+    assert "conversation user (TEMPLATE_ERROR)" in error
+    assert "packager build" in hint
+    assert not OllamaServer.connect(ollama_url).exists("gate:q8_0")
 
 
 def test_a_template_that_is_written_anew_for_ollama(
