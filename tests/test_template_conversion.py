@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from packager.artifacts import Outcome
-from packager.chat.probes import load_probes
+from packager.chat.probes import every_probe
 from packager.codec import decode
 from packager.template_conversion import Conversion
 from tests.chat.samples import CHATML, CHATML_WITH_DEFAULT
 from tests.run_packager import Finished, error_lines, run_packager
+from tests.test_template_gate import NO_TOOLS
 
 COMMON = {".packager"}
 NUMBERED = CHATML.replace("+ m['content']", "+ loop.index|string + m['content']")
@@ -51,9 +52,20 @@ def test_to_ollama_writes_both_forms_and_proves_them_on_both_paths(
     done = converted(finished)
     assert {path.name for path in done.files} == names(tmp_path / "out")
     assert [row.engine for row in done.matrix.rows] == ["ollama", "ollama-go"]
-    assert [len(row.cells) for row in done.matrix.rows] == [len(load_probes()) + 2] * 2
+    assert [len(row.cells) for row in done.matrix.rows] == [len(every_probe()) + 2] * 2
     assert done.matrix.conversations[-1].id == "walk-7-1"
     assert {cell.outcome for row in done.matrix.rows for cell in row.cells if cell.group == "CORE"} == {Outcome.PASSED}
+
+
+def test_to_ollama_writes_what_a_gguf_gets_instead_of_a_template_that_llama_cpp_cannot_run(
+    tiny: Callable[[str], Path], ollama_url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "nemo.jinja").write_text(NO_TOOLS)
+    asked = ("--to", "ollama", "--template", tmp_path / "nemo.jinja")
+    finished = convert(tiny("qwen2.5"), tmp_path / "out", *asked, ollama=ollama_url)
+    assert finished.code == 0, finished.err
+    assert names(tmp_path / "out") == {"chat_template.jinja", "chat_template.gguf.jinja", "ollama.gotmpl"}
+    assert "written anew, without tools" in finished.out
 
 
 def test_to_lmdeploy_writes_the_json_and_proves_it(tiny: Callable[[str], Path], tmp_path: Path) -> None:
@@ -80,7 +92,8 @@ def test_to_vllm_writes_the_template_and_its_command_and_proves_it(
     assert "chat_template.jinja" in shlex.split(commands[1])
     (row,) = converted(finished).matrix.rows
     assert row.engine == "vllm"
-    assert {cell.outcome for cell in row.cells} == {Outcome.PASSED}
+    unequal = {(cell.outcome, cell.code) for cell in row.cells if cell.outcome is not Outcome.PASSED}
+    assert unequal == {(Outcome.NOT_CHECKED, "IGNORED")}  # reasoning, which Qwen2.5's template leaves out
 
 
 @pytest.mark.usefixtures("no_engines")
