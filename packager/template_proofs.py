@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,10 +27,11 @@ from packager.formats.conversations import MOST_CONVERSATIONS, read_conversation
 from packager.formats.tokenizer import NO_TOKENS, read_tokenizer
 from packager.parity.differences import ids_difference, text_difference
 from packager.parity.template_matrix import TemplateMatrix
-from packager.sources.llama_cpp_tree import find_tree
-from packager.stages.template_check import Column, Served, TemplateCheckJob, check_template
+from packager.sources.llama_cpp_tree import cached_tree, find_tree
+from packager.stages.template_check import Column, Served, TemplateCheckJob, Vocabulary, check_template
 from packager.stages.templates import TemplateResult, TemplatesJob, make_template
 from packager.template_subjects import Subject, read_subject
+from packager.weights.vocabulary import VocabularyReader
 
 _SHOWN_SKIPPED = 3
 _SIDES = ("first", "second")
@@ -140,9 +143,14 @@ def check(
         raise Usage(f"{name} is a checkpoint, and its own reference", hint="Leave out --reference.")
     checkpoint = read_checkpoint(base)
     lora = read_adapter(adapter, checkpoint) if adapter is not None else None
-    found = make_template(TemplatesJob(base=checkpoint, adapter=lora, template_file=template_file))
-    served = _as_it_is(name, emit) if reference is not None else None
-    return prove(base, found, served=served, columns=columns, more=more, emit=emit)
+    with ExitStack() as stack:
+        tree = cached_tree(None)
+        # The slowest part of a proof: it goes on while the template is found, where nothing has to be downloaded for it.
+        reader = stack.enter_context(VocabularyReader(base, tree)) if tree is not None else None
+        found = make_template(TemplatesJob(base=checkpoint, adapter=lora, template_file=template_file))
+        served = _as_it_is(name, emit) if reference is not None else None
+        vocabulary = reader.read if reader is not None else None
+        return prove(base, found, served=served, columns=columns, more=more, vocabulary=vocabulary, emit=emit)
 
 
 def prove(
@@ -152,6 +160,7 @@ def prove(
     served: Served | None = None,
     columns: tuple[Column, ...],
     more: tuple[Conversation, ...] = (),
+    vocabulary: Callable[[], Vocabulary] | None = None,
     emit: Emit,
 ) -> TemplateMatrix:
     """Compare what engines build from a template's forms, or from what is `served`, with what training built.
@@ -162,6 +171,7 @@ def prove(
         served: What engines get instead of the forms.
         columns: The engines to ask.
         more: Conversations besides the probes.
+        vocabulary: Reads the checkpoint's vocabulary, where a reader is under way already.
         emit: Gets the progress.
     """
     template = found.template
@@ -180,7 +190,7 @@ def prove(
         columns=columns,
         tree=find_tree(None, emit=emit),
     )
-    return check_template(job, lambda: OllamaServer.connect(emit=emit), emit)
+    return check_template(job, lambda: OllamaServer.connect(emit=emit), emit, vocabulary=vocabulary)
 
 
 def diff(

@@ -34,11 +34,16 @@ class WorkerProcess:
     def __init__(self, command: tuple[str, ...]) -> None:
         self._command = command
         self._child: subprocess.Popen[bytes] | None = None
+        self._ready = False
 
     @property
     def pid(self) -> int | None:
         """The child's process id, None while there is no child."""
         return None if self._child is None else self._child.pid
+
+    def start(self) -> None:
+        """Start the child and do not wait for it: the first question finds it ready, or sooner so."""
+        self._spawned()
 
     def ask(self, line: bytes, *, timeout_s: float, limit_bytes: int) -> bytes:
         """Send one line and give the one that comes back, without its newline.
@@ -61,6 +66,7 @@ class WorkerProcess:
     def close(self) -> None:
         """End the child, if there is one, and wait for it."""
         child, self._child = self._child, None
+        self._ready = False
         if child is None:
             return
         child.kill()
@@ -78,6 +84,13 @@ class WorkerProcess:
         self.close()
 
     def _started(self) -> subprocess.Popen[bytes]:
+        child = self._spawned()
+        if not self._ready:
+            _exchange(child, b"", deadline=time.monotonic() + _START_TIMEOUT_S, limit_bytes=_READY_BYTES)
+            self._ready = True
+        return child
+
+    def _spawned(self) -> subprocess.Popen[bytes]:
         if self._child is None:
             environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
             self._child = subprocess.Popen(
@@ -91,8 +104,6 @@ class WorkerProcess:
             for stream in (self._child.stdin, self._child.stdout):
                 if stream is not None:
                     os.set_blocking(stream.fileno(), False)
-            start = time.monotonic()
-            _exchange(self._child, b"", deadline=start + _START_TIMEOUT_S, limit_bytes=_READY_BYTES)
         return self._child
 
 

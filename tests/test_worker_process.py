@@ -38,6 +38,26 @@ def test_each_line_is_answered_by_the_same_child() -> None:
         assert child.pid == pid
 
 
+def test_a_child_that_was_started_ahead_is_the_one_that_answers() -> None:
+    with worker(ECHO) as child:
+        child.start()
+        pid = child.pid
+        assert pid is not None
+        assert child.ask(b"abc", timeout_s=10, limit_bytes=LIMIT) == b"cba"
+        child.start()
+        assert child.pid == pid
+    assert not alive(pid)
+
+
+def test_a_child_that_was_started_and_never_asked_is_ended() -> None:
+    child = worker("time.sleep(60)")
+    child.start()
+    pid = child.pid
+    child.close()
+    assert pid is not None
+    assert not alive(pid)
+
+
 def test_a_line_longer_than_any_pipe_gets_through() -> None:
     with worker(ECHO) as child:
         line = b"x" * 500_000 + b"y"

@@ -29,7 +29,9 @@ from packager.parity.template_matrix import Asked, TemplateMatrix, TemplateRow, 
 from packager.stages.template_engines import Column, Probes, Served, TemplateCheckJob, ask, asked
 from packager.weights.vocabulary import vocabulary_of_folder, vocabulary_of_gguf
 
-__all__ = ["Column", "Served", "TemplateCheckJob", "check_template"]
+__all__ = ["Column", "Served", "TemplateCheckJob", "Vocabulary", "check_template"]
+
+Vocabulary = tuple[MetadataEntry, ...]
 
 STAGE = "template"
 # Where Ollama takes its prompt from when it is not the GGUF's template, and what that is called.
@@ -38,13 +40,20 @@ _BYPASSED = {"template": "AUTODETECT", "renderer": "RENDERER_FORCED"}
 _REFUSED, _ROLES = "REFUSED", "ROLES"
 
 
-def check_template(job: TemplateCheckJob, connect: Callable[[], OllamaServer], emit: Emit) -> TemplateMatrix:
+def check_template(
+    job: TemplateCheckJob,
+    connect: Callable[[], OllamaServer],
+    emit: Emit,
+    *,
+    vocabulary: Callable[[], Vocabulary] | None = None,
+) -> TemplateMatrix:
     """Compare every engine with transformers on every conversation.
 
     Args:
         job: What to prove.
         connect: Gives the Ollama server, when it is asked; an error of it becomes a row that was not checked.
         emit: Gets the progress, one step for each conversation and engine.
+        vocabulary: Reads the folder's vocabulary, where a reader is under way already.
 
     Raises:
         InputInvalid: transformers cannot read the tokenizer. What llama.cpp's converter cannot read is a row that was not
@@ -56,10 +65,10 @@ def check_template(job: TemplateCheckJob, connect: Callable[[], OllamaServer], e
         TokenizerReference(job.folder, job.template.text) as reference,
         ThreadPoolExecutor(max_workers=1) as background,
     ):
-        vocabulary = background.submit(_vocabulary, job)
+        read = background.submit(_vocabulary, job, vocabulary)
         steps = Steps(len(job.conversations) * (len(job.columns) + 1), emit, STAGE)
         expected = ask(reference, job.conversations, steps)
-        with Probes(Path(scratch), job, vocabulary.result) as probes:
+        with Probes(Path(scratch), job, read.result) as probes:
             rows = tuple(_row(column, job, reference, expected, probes, connect, steps) for column in job.columns)
         matrix = TemplateMatrix(
             source=job.template.source,
@@ -89,10 +98,10 @@ def _written_anew(
     return replace(matrix, rows=rows, rewritten=True, losses=stated_losses(rows))
 
 
-def _vocabulary(job: TemplateCheckJob) -> tuple[MetadataEntry, ...]:
+def _vocabulary(job: TemplateCheckJob, vocabulary: Callable[[], Vocabulary] | None) -> Vocabulary:
     if job.served.gguf is not None:
         return vocabulary_of_gguf(job.served.gguf)
-    return vocabulary_of_folder(job.folder, job.tree)
+    return vocabulary_of_folder(job.folder, job.tree) if vocabulary is None else vocabulary()
 
 
 def _row(

@@ -18,36 +18,66 @@ from packager.worker_process import WorkerFailed, WorkerProcess
 _TIMEOUT_S = 120.0
 _ANSWER_BYTES = 1 << 16
 _PREFIX = "tokenizer."
+_COMMAND = (sys.executable, "-P", "-m", "packager.weights.vocabulary_child")
 
 
-def vocabulary_of_folder(folder: Path, tree: LlamaCppTree) -> tuple[MetadataEntry, ...]:
-    """Give the `tokenizer.*` metadata that a conversion of this folder writes, the folder's chat template included.
+class VocabularyReader:
+    """Reads a folder's vocabulary, with a child that starts at once; use it in a `with` statement.
 
     Args:
         folder: A Hugging Face folder; only its config and tokenizer files are read.
         tree: The converter.
-
-    Raises:
-        Unsupported: The converter does not know the architecture or the tokenizer.
-        InputInvalid: The tokenizer cannot be read.
-        ToolMissing: The converter imports a package for this tokenizer that is not installed.
     """
-    with tempfile.TemporaryDirectory(prefix="packager-") as scratch:
-        output = Path(scratch) / "vocabulary.gguf"
-        question = {"folder": str(folder), "tree": str(tree.path), "version": tree.version, "output": str(output)}
-        answer = _ask(question)
-        if answer:
-            answer = _ask(question, "--torch")
-        if "missing" in answer:
-            raise ToolMissing(answer["missing"], hint="Install the package that is named, beside packager.")
-        if "unsupported" in answer:
-            raise Unsupported(f"{folder}: llama.cpp's converter: {answer['unsupported']}")
-        if answer:
-            raise InputInvalid(
-                f"{folder}: llama.cpp's converter cannot read the tokenizer ({answer['failed']})",
-                hint="Save the tokenizer again with save_pretrained, or download it again.",
-            )
-        return vocabulary_of_gguf(output)
+
+    def __init__(self, folder: Path, tree: LlamaCppTree) -> None:
+        self._folder = folder
+        self._tree = tree
+        self._worker = WorkerProcess(_COMMAND)
+        self._worker.start()
+
+    def read(self) -> tuple[MetadataEntry, ...]:
+        """Give the `tokenizer.*` metadata that a conversion of the folder writes, its chat template included.
+
+        Raises:
+            Unsupported: The converter does not know the architecture or the tokenizer.
+            InputInvalid: The tokenizer cannot be read.
+            ToolMissing: The converter imports a package for this tokenizer that is not installed.
+        """
+        folder, tree = self._folder, self._tree
+        with tempfile.TemporaryDirectory(prefix="packager-") as scratch:
+            output = Path(scratch) / "vocabulary.gguf"
+            question = {"folder": str(folder), "tree": str(tree.path), "version": tree.version, "output": str(output)}
+            answer = self._ask(question)
+            if answer:
+                answer = _ask_with_torch(question)
+            if "missing" in answer:
+                raise ToolMissing(answer["missing"], hint="Install the package that is named, beside packager.")
+            if "unsupported" in answer:
+                raise Unsupported(f"{folder}: llama.cpp's converter: {answer['unsupported']}")
+            if answer:
+                raise InputInvalid(
+                    f"{folder}: llama.cpp's converter cannot read the tokenizer ({answer['failed']})",
+                    hint="Save the tokenizer again with save_pretrained, or download it again.",
+                )
+            return vocabulary_of_gguf(output)
+
+    def __enter__(self) -> VocabularyReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._worker.close()
+
+    def _ask(self, question: dict[str, str]) -> dict[str, str]:
+        try:
+            return _answer(self._worker, question)
+        except WorkerFailed as error:
+            return {"failed": str(error)}
+
+
+def vocabulary_of_folder(folder: Path, tree: LlamaCppTree) -> tuple[MetadataEntry, ...]:
+    """Give what `VocabularyReader.read` gives."""
+    with VocabularyReader(folder, tree) as reader:
+        return reader.read()
 
 
 def vocabulary_of_gguf(path: Path) -> tuple[MetadataEntry, ...]:
@@ -62,16 +92,17 @@ def vocabulary_of_gguf(path: Path) -> tuple[MetadataEntry, ...]:
     return found
 
 
-def _ask(question: dict[str, str], *arguments: str) -> dict[str, str]:
-    command = (sys.executable, "-P", "-m", "packager.weights.vocabulary_child", *arguments)
+def _ask_with_torch(question: dict[str, str]) -> dict[str, str]:
     try:
-        with WorkerProcess(command) as worker:
-            line = worker.ask(json.dumps(question).encode(), timeout_s=_TIMEOUT_S, limit_bytes=_ANSWER_BYTES)
+        with WorkerProcess((*_COMMAND, "--torch")) as worker:
+            return _answer(worker, question)
     except WorkerFailed as error:
-        if arguments:
-            raise ToolMissing(
-                f"llama.cpp's converter {error}", hint='Install what it needs: pip install "ollama-packager[build]"'
-            ) from error
-        return {"failed": str(error)}
+        raise ToolMissing(
+            f"llama.cpp's converter {error}", hint='Install what it needs: pip install "ollama-packager[build]"'
+        ) from error
+
+
+def _answer(worker: WorkerProcess, question: dict[str, str]) -> dict[str, str]:
+    line = worker.ask(json.dumps(question).encode(), timeout_s=_TIMEOUT_S, limit_bytes=_ANSWER_BYTES)
     answer: dict[str, str] = json.loads(line)
     return answer

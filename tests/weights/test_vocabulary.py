@@ -15,6 +15,7 @@ from packager.formats.gguf import MetadataEntry, ValueType, header_bytes, read_g
 from packager.sources.llama_cpp_tree import LlamaCppTree
 from packager.weights import vocabulary
 from packager.weights.vocabulary import vocabulary_of_folder, vocabulary_of_gguf
+from packager.worker_process import WorkerProcess
 from tests.made_ggufs import make_ggufs
 
 FROM_TEMPLATE = {"tokenizer.chat_template", "tokenizer.ggml.add_bos_token"}  # a build writes its own
@@ -38,17 +39,17 @@ def test_it_is_what_a_conversion_writes(
 def test_what_needs_torch_is_read_with_torch(
     tiny: Callable[[str], Path], tree: LlamaCppTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[str, ...]] = []
-    real = vocabulary._ask
+    asked: list[bool] = []
+    real = vocabulary._answer
 
-    def fails_without_torch(question: dict[str, str], *arguments: str) -> dict[str, str]:
-        asked.append(arguments)
-        return real(question, *arguments) if arguments else {"failed": "needs a tensor"}
+    def fails_without_torch(worker: WorkerProcess, question: dict[str, str]) -> dict[str, str]:
+        asked.append("--torch" in worker._command)
+        return real(worker, question) if asked[-1] else {"failed": "needs a tensor"}
 
-    monkeypatch.setattr(vocabulary, "_ask", fails_without_torch)
+    monkeypatch.setattr(vocabulary, "_answer", fails_without_torch)
     found = vocabulary_of_folder(tiny("qwen2.5"), tree)
     monkeypatch.undo()
-    assert asked == [(), ("--torch",)]
+    assert asked == [False, True]
     assert found == vocabulary_of_folder(tiny("qwen2.5"), tree)
 
 
