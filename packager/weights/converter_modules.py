@@ -19,6 +19,7 @@ from typing import Any
 from packager.errors import ToolMissing
 from packager.sources.llama_cpp_tree import LlamaCppTree
 from packager.weights.configured_tokenizer import configured_tokenizer
+from packager.weights.ranked_vocabulary import rank_scores
 
 _LOGGERS = ("hf-to-gguf", "gguf", "gguf.gguf_writer", "gguf.vocab", "metadata", "transformers")
 _one_at_a_time = threading.RLock()
@@ -89,8 +90,12 @@ def model_class(folder: Path, index: Callable[[Any], dict[str, Callable[[], Any]
     def set_vocab(self: Any) -> None:
         try:
             found.set_vocab(self)
-        except SystemExit as error:  # what some architectures do without it: no reason, and the whole process
-            raise FileNotFoundError(f"tokenizer.model is missing, which it wants for {architecture}") from error
+        except (FileNotFoundError, SystemExit):  # the latter is what some architectures do without tokenizer.model
+            try:
+                self._set_vocab_llama_hf()
+            except (FileNotFoundError, TypeError) as error:
+                raise FileNotFoundError(f"tokenizer.model is missing, which it wants for {architecture}") from error
+        rank_scores(folder, self.gguf_writer)
 
     members = {"model_arch": found.model_arch, "get_vocab_base_pre": get_vocab_base_pre, "set_vocab": set_vocab}
     return type(found.__name__, (found, Supplied), members)
