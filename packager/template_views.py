@@ -10,7 +10,7 @@ from rich.text import Text
 
 from packager.artifacts import Outcome
 from packager.chat.prompt_diff import prompt_diff
-from packager.parity.matrix import Cell
+from packager.evidence import Cell
 from packager.parity.template_matrix import IGNORED, TemplateMatrix, TemplateRow
 from packager.template_proofs import PromptPair, ShownTemplate, TemplateDifference
 

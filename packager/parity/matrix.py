@@ -6,28 +6,13 @@ differences are told, and do not fail a build, because no trainer's data looks l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from packager.artifacts import Check, Conversation, Measure, Outcome
 from packager.engines.engine import NotSupported
+from packager.evidence import Cell
 
 CORE = "CORE"
 # What an engine says of the template rather than of itself: the model would fail the same way when it is used.
 _FAULTS = frozenset({"TEMPLATE_ERROR", "NO_TEMPLATE", "NO_TOOLS", "REFUSED"})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """What became of one conversation: passed, failed with its first difference, or not checked with the reason.
-
-    `code` is a reason code of docs/templates.md where the cause is known.
-    """
-
-    conversation: str
-    group: str
-    outcome: Outcome
-    detail: str = ""
-    code: str = ""
 
 
 def cell(conversation: Conversation, difference: str) -> Cell:

@@ -10,6 +10,7 @@ from packager import codec
 from packager.artifacts import Gguf, Verdict
 from packager.durable import write_durably
 from packager.errors import InputInvalid
+from packager.evidence import Evidence
 from packager.parity.gates import Gates
 
 REPORT_NAME = "report.json"
@@ -23,11 +24,13 @@ class Report:
         verdict: Every check with its figures, and the versions of what was compared.
         gates: The limits.
         ggufs: The files, each by its name alone once it was written, because a report travels with its files.
+        evidence: What stands behind the verdict.
     """
 
     verdict: Verdict
     gates: Gates
     ggufs: tuple[Gguf, ...]
+    evidence: Evidence = Evidence()
 
 
 def write_report(report: Report, path: Path) -> Path:

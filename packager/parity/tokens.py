@@ -11,7 +11,8 @@ from collections.abc import Callable
 from packager.artifacts import Conversation
 from packager.engines.engine import NotSupported
 from packager.parity.differences import ids_difference
-from packager.parity.matrix import Cell, cell, unanswered
+from packager.evidence import Cell
+from packager.parity.matrix import cell, unanswered
 
 Ids = tuple[int, ...] | NotSupported
 

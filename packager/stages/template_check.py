@@ -23,7 +23,7 @@ from packager.events import Emit
 from packager.formats.gguf import MetadataEntry
 from packager.parity.causes import DIFFERS, NO_TOOLS, without_calls
 from packager.parity.losses import stated_losses
-from packager.parity.matrix import Cell
+from packager.evidence import Cell
 from packager.parity.steps import Steps
 from packager.parity.template_matrix import Asked, TemplateMatrix, TemplateRow, template_cells
 from packager.stages.template_engines import Column, Probes, Served, TemplateCheckJob, ask, asked

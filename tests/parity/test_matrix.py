@@ -4,7 +4,8 @@ import pytest
 
 from packager.artifacts import Check, Conversation, Message, Outcome
 from packager.engines.engine import NotSupported
-from packager.parity.matrix import Cell, cell, row_check, unanswered
+from packager.evidence import Cell
+from packager.parity.matrix import cell, row_check, unanswered
 
 REFUSED = NotSupported(code="TEMPLATE_ERROR", detail="no system message here")
 SILENT = NotSupported(code="NO_DEBUG_RENDER", detail="too old")

@@ -10,7 +10,7 @@ import pytest
 from packager.artifacts import Conversation, Message, Outcome, ToolCall
 from packager.codec import JsonObject
 from packager.engines.engine import NotSupported
-from packager.parity.matrix import Cell
+from packager.evidence import Cell
 from packager.parity.template_matrix import Asked, TemplateMatrix, TemplateRow, template_cells
 
 Turns = tuple[Message, ...]

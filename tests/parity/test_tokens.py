@@ -4,7 +4,7 @@ import pytest
 
 from packager.artifacts import Conversation, Message, Outcome
 from packager.engines.engine import NotSupported
-from packager.parity.matrix import Cell
+from packager.evidence import Cell
 from packager.parity.tokens import Ids, compare_tokens
 
 HELLO = Conversation(id="hello", group="CORE", messages=(Message(role="user", content="Hi"),))
