@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from packager.artifacts import Conversation
 from packager.engines.engine import NotSupported
-from packager.parity.differences import text_difference
 from packager.evidence import Cell
+from packager.parity.differences import text_difference
 from packager.parity.matrix import cell, unanswered
 
 Rendered = str | NotSupported

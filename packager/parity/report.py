@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from packager import codec
@@ -30,7 +30,7 @@ class Report:
     verdict: Verdict
     gates: Gates
     ggufs: tuple[Gguf, ...]
-    evidence: Evidence = Evidence()
+    evidence: Evidence = field(default_factory=Evidence)
 
 
 def write_report(report: Report, path: Path) -> Path:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 from packager.artifacts import Conversation, Outcome
 from packager.engines.engine import NotSupported
-from packager.parity.causes import Built, find_cause, without_calls, without_thinking
 from packager.evidence import Cell
+from packager.parity.causes import Built, find_cause, without_calls, without_thinking
 from packager.parity.matrix import CORE
 from packager.parity.prompts import Rendered, compare_prompts
 from packager.parity.tokens import Ids, compare_tokens

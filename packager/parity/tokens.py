@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from packager.artifacts import Conversation
 from packager.engines.engine import NotSupported
-from packager.parity.differences import ids_difference
 from packager.evidence import Cell
+from packager.parity.differences import ids_difference
 from packager.parity.matrix import cell, unanswered
 
 Ids = tuple[int, ...] | NotSupported

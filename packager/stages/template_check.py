@@ -20,10 +20,10 @@ from packager.engines.ollama_api import OllamaRefused
 from packager.engines.tokenizer import TokenizerReference
 from packager.errors import PackagerError
 from packager.events import Emit
+from packager.evidence import Cell
 from packager.formats.gguf import MetadataEntry
 from packager.parity.causes import DIFFERS, NO_TOOLS, without_calls
 from packager.parity.losses import stated_losses
-from packager.evidence import Cell
 from packager.parity.steps import Steps
 from packager.parity.template_matrix import Asked, TemplateMatrix, TemplateRow, template_cells
 from packager.stages.template_engines import Column, Probes, Served, TemplateCheckJob, ask, asked

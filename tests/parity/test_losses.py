@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from packager.artifacts import Outcome
-from packager.parity.losses import stated_losses
 from packager.evidence import Cell
+from packager.parity.losses import stated_losses
 from packager.parity.template_matrix import TemplateRow
 
 
