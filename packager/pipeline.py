@@ -114,8 +114,9 @@ def build(request: BuildRequest, *, gates: Gates | None = None, emit: Emit) -> B
                 ggufs=ggufs,
                 registered=registered,
                 gates=gates or Gates(),
+                inputs=inputs,
             )
-            verdict = verify_once(job, inputs, server, workspace, emit)
+            verdict = verify_once(job, server, workspace, emit)
         recommended = recommend(request.quants, verdict)
         _write_modelfile(plan, recommended, workspace, emit)
         if registered and server is not None and plan.name is not None:
@@ -282,12 +283,10 @@ def modelfile_for(plan: Plan, gguf_name: str) -> Modelfile:
     return make_modelfile(job).modelfile
 
 
-def verify_once(
-    job: VerifyJob, inputs: tuple[FileDigest, ...], server: OllamaServer | None, workspace: Workspace, emit: Emit
-) -> Verdict:
+def verify_once(job: VerifyJob, server: OllamaServer | None, workspace: Workspace, emit: Emit) -> Verdict:
     """Compare with the reference and write report.json, or give the verdict that was found for exactly this before."""
     key = VerifyKey(
-        inputs=inputs,
+        inputs=job.inputs,
         ggufs=tuple(gguf.sha256 for gguf in job.ggufs),
         template=digest(job.template),
         registered=job.registered,
@@ -297,8 +296,8 @@ def verify_once(
     )
 
     def compare(staging: Path) -> Report:
-        verdict = verify(job, server, emit=emit)
-        report = Report(verdict=verdict, gates=job.gates, ggufs=job.ggufs)
+        found = verify(job, server, emit=emit)
+        report = Report(verdict=found.verdict, gates=job.gates, ggufs=job.ggufs, evidence=found.evidence)
         write_report(report, staging / REPORT_NAME)
         return report
 

@@ -137,12 +137,17 @@ def verify(
     registered: tuple[Registered, ...] = ()
     if name is not None and server is not None:
         registered = tuple(_registered(build_name(name), gguf, server) for gguf in ggufs)
-    job = VerifyJob(
-        base=checkpoint, adapter=lora, template=found.template, ggufs=ggufs, registered=registered, gates=gates
-    )
     with Workspace(folder, emit=emit) as workspace:
-        inputs = workspace.digest_inputs(model_files(checkpoint, lora))
-        return verify_once(job, inputs, server, workspace, emit)
+        job = VerifyJob(
+            base=checkpoint,
+            adapter=lora,
+            template=found.template,
+            ggufs=ggufs,
+            registered=registered,
+            gates=gates,
+            inputs=workspace.digest_inputs(model_files(checkpoint, lora)),
+        )
+        return verify_once(job, server, workspace, emit)
 
 
 def _read(

@@ -35,12 +35,14 @@ class Answer:
         ids: Token ids of the answer; the last is an end-of-turn token unless the answer was cut at its limit.
         text: The answer without special tokens.
         logprobs: Row t is the distribution `ids[t]` was taken from: shape `(len(ids), vocabulary)`, float32, nats.
+        prompt_logprobs: Row t is the distribution of `prompt[t + 1]`: shape `(len(prompt) - 1, vocabulary)`.
     """
 
     prompt: tuple[int, ...]
     ids: tuple[int, ...]
     text: str
     logprobs: NDArray[np.float32]
+    prompt_logprobs: NDArray[np.float32]
 
 
 class Reference:
@@ -57,7 +59,7 @@ class Reference:
     def __init__(self, base: Path, adapter: Path | None, template: str) -> None:
         self._base = base
         self._adapter = adapter
-        self._template = template
+        self.template = template
 
     def version(self) -> str:
         """Give `5.23.0, peft 0.21.2, torch 2.15.0`: the three packages that compute the reference."""
@@ -75,7 +77,7 @@ class Reference:
             return self._tokenizer.apply_chat_template(
                 template_messages(conversation.messages),
                 tools=declared_tools(conversation),
-                chat_template=self._template,
+                chat_template=self.template,
                 tokenize=False,
                 add_generation_prompt=True,
             )
@@ -115,13 +117,15 @@ class Reference:
         feed, cache = torch.tensor([prompt]), None
         with torch.inference_mode():
             while len(ids) < max_tokens and not (ids and ids[-1] in self._end_ids):
-                out = self._model(input_ids=feed, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                out = self._model(input_ids=feed, past_key_values=cache, use_cache=True, logits_to_keep=feed.shape[1])
                 cache = out.past_key_values
-                rows.append(_log_softmax(out.logits[0])[0])
-                ids.append(int(rows[-1].argmax()))
+                rows.append(_log_softmax(out.logits[0]))
+                ids.append(int(rows[-1][-1].argmax()))
                 feed = torch.tensor([[ids[-1]]])
         text = self._tokenizer.decode(ids, skip_special_tokens=True)
-        return Answer(prompt=prompt, ids=tuple(ids), text=text, logprobs=np.stack(rows))
+        told, first = rows[0][:-1], rows[0][-1:]
+        answer = np.concatenate([first, *rows[1:]])
+        return Answer(prompt=prompt, ids=tuple(ids), text=text, logprobs=answer, prompt_logprobs=told)
 
     def next_logprobs(self, ids: tuple[int, ...], *, start: int = 0) -> NDArray[np.float32]:
         """Give the distribution of the next token after each prefix of `ids`.
@@ -150,6 +154,12 @@ class Reference:
     def close(self) -> None:
         """Free the weights and keep the tokenizer; the next question that needs the model loads it again."""
         self.__dict__.pop("_model", None)
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """The texts of the tokenizer's special tokens, by id."""
+        added = self._tokenizer.added_tokens_decoder
+        return tuple(token.content for _, token in sorted(added.items()) if token.special)
 
     @property
     def bos_text(self) -> str:
@@ -188,9 +198,15 @@ class Reference:
         return frozenset(ends if own is None else [*ends, own])
 
 
+class _AddedToken(Protocol):
+    content: str
+    special: bool
+
+
 class _Tokenizer(Protocol):
     """The part of transformers' tokenizer that is used here; the library itself carries no usable types."""
 
+    added_tokens_decoder: dict[int, _AddedToken]
     bos_token: str | None
     eos_token_id: int | None
 
