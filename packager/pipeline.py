@@ -115,6 +115,7 @@ def build(request: BuildRequest, *, gates: Gates | None = None, emit: Emit) -> B
                 registered=registered,
                 gates=gates or Gates(),
                 inputs=inputs,
+                reference_memory_bytes=request.reference_memory_bytes,
             )
             verdict = verify_once(job, server, workspace, emit)
         recommended = recommend(request.quants, verdict)

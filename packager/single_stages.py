@@ -128,6 +128,7 @@ def verify(
     name: str | None,
     template_file: str | None,
     gates: Gates,
+    reference_memory_bytes: int | None = None,
     emit: Emit,
 ) -> Verdict:
     """Compare every GGUF of a folder with the reference, and write report.json there."""
@@ -146,6 +147,7 @@ def verify(
             registered=registered,
             gates=gates,
             inputs=workspace.digest_inputs(model_files(checkpoint, lora)),
+            reference_memory_bytes=reference_memory_bytes,
         )
         return verify_once(job, server, workspace, emit)
 

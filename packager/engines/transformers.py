@@ -7,6 +7,7 @@ separate matrices, nothing is rounded below float32, and the prompt is built by 
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from packager.artifacts import Conversation
 from packager.codec import Json
+from packager.durable import disk_errors
 from packager.engines.engine import NotSupported
+from packager.engines.offload import Offload
 from packager.errors import InputInvalid, ToolMissing
 from packager.formats.chat_messages import declared_tools, template_messages
 
@@ -53,13 +56,16 @@ class Reference:
         base: A checkpoint folder with safetensors weights and a tokenizer.
         adapter: A PEFT folder, or None for the base alone.
         template: The chat template's Jinja text; the folder's own one is not used.
+        offload: Where the weights go that do not fit into memory; None loads all of them.
     """
 
     name = "transformers"
 
-    def __init__(self, base: Path, adapter: Path | None, template: str) -> None:
+    def __init__(self, base: Path, adapter: Path | None, template: str, *, offload: Offload | None = None) -> None:
         self._base = base
         self._adapter = adapter
+        self.offload = offload
+        self._parked: tempfile.TemporaryDirectory[str] | None = None
         self.template = template
 
     def version(self) -> str:
@@ -150,8 +156,11 @@ class Reference:
         return self._tokenizer.decode([token_id], skip_special_tokens=False)
 
     def close(self) -> None:
-        """Free the weights and keep the tokenizer; the next question that needs the model loads it again."""
+        """Free the weights, also those on the disk, and keep the tokenizer; a question for the model loads it again."""
         self.__dict__.pop("_model", None)
+        if self._parked is not None:
+            self._parked.cleanup()
+            self._parked = None
 
     @property
     def special_tokens(self) -> tuple[str, ...]:
@@ -178,14 +187,25 @@ class Reference:
             from peft import PeftModel
             from transformers import AutoModelForCausalLM
 
+            parked = self._park()
+            placed = {"device_map": "auto", **parked} if parked else {}
             with _named(self._base):
                 model = AutoModelForCausalLM.from_pretrained(
-                    self._base, dtype=torch.float32, local_files_only=True, use_safetensors=True
+                    self._base, dtype=torch.float32, local_files_only=True, use_safetensors=True, **placed
                 )
             if self._adapter is not None:
                 with _named(self._adapter):
-                    model = PeftModel.from_pretrained(model, str(self._adapter), torch_device="cpu")
+                    model = PeftModel.from_pretrained(model, str(self._adapter), torch_device="cpu", **parked)
             return cast(_Model, model.eval())
+
+    def _park(self) -> dict[str, object]:
+        """Give accelerate's arguments for weights that do not fit into memory, with an empty folder for them."""
+        if self.offload is None:
+            return {}
+        with disk_errors(self.offload.folder):
+            self.offload.folder.mkdir(parents=True, exist_ok=True)
+            self._parked = tempfile.TemporaryDirectory(dir=self.offload.folder, prefix=".new-offload-")
+        return {"max_memory": {"cpu": self.offload.memory_bytes}, "offload_folder": self._parked.name}
 
     @cached_property
     def _end_ids(self) -> frozenset[int]:

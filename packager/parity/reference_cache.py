@@ -80,7 +80,7 @@ class ReferenceCache:
 
     def __init__(self, folder: Path | None = None, *, limit_bytes: int = LIMIT_BYTES) -> None:
         cache = Path(os.environ.get("PACKAGER_CACHE") or user_cache_path("packager"))
-        self._folder = folder or cache / "reference"
+        self.folder = folder or cache / "reference"
         self._limit_bytes = limit_bytes
 
     def answers(self, key: ReferenceKey, ask: Callable[[], tuple[Answer | None, ...]]) -> tuple[Answer | None, ...]:
@@ -92,14 +92,14 @@ class ReferenceCache:
         Raises:
             NoSpace: The disk is full.
         """
-        final = self._folder / codec.digest(key)
+        final = self.folder / codec.digest(key)
         found = _read(final)
         if found is not None:
             os.utime(final)
             return found
         answers = ask()
-        with disk_errors(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True)
+        with disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
             self._write(final, answers)
         made = _read(final)
         if made is None:
@@ -109,7 +109,7 @@ class ReferenceCache:
     def _write(self, final: Path, answers: tuple[Answer | None, ...]) -> None:
         import numpy as np
 
-        staging = Path(tempfile.mkdtemp(dir=self._folder, prefix=_STAGING))
+        staging = Path(tempfile.mkdtemp(dir=self.folder, prefix=_STAGING))
         try:
             kept: list[_Kept | None] = []
             for number, answer in enumerate(answers):
@@ -121,7 +121,7 @@ class ReferenceCache:
                     sha256 = sha256_file(array)
                     kept.append(_Kept(prompt=answer.prompt, ids=answer.ids, text=answer.text, sha256=sha256))
             (staging / _ANSWERS).write_text(codec.canonical_json(_Answers(answers=tuple(kept))), encoding="utf-8")
-            with FileLock(self._folder / ".lock"):
+            with FileLock(self.folder / ".lock"):
                 shutil.rmtree(final, ignore_errors=True)
                 self._make_room(_size(staging))
                 staging.rename(final)
@@ -130,7 +130,7 @@ class ReferenceCache:
 
     def _make_room(self, size_bytes: int) -> None:
         """Remove what killed runs left, and the least recently used answers until `size_bytes` more fit."""
-        folders = sorted((e for e in self._folder.iterdir() if e.is_dir()), key=lambda e: e.stat().st_mtime)
+        folders = sorted((e for e in self.folder.iterdir() if e.is_dir()), key=lambda e: e.stat().st_mtime)
         for left in (e for e in folders if e.name.startswith(_STAGING) and time.time() - e.stat().st_mtime > _DAY_S):
             shutil.rmtree(left, ignore_errors=True)
         kept = [e for e in folders if not e.name.startswith(_STAGING)]

@@ -10,9 +10,10 @@ from packager.durable import FileDigest
 from packager.engines.engine import NotSupported
 from packager.engines.transformers import Answer, Reference
 from packager.errors import Unsupported
+from packager.events import Emit, Noted, silent
 from packager.parity.matrix import CORE
 from packager.parity.reference_cache import ReferenceCache, ReferenceKey
-from packager.parity.steps import Steps
+from packager.parity.steps import STAGE, Steps
 
 ANSWER_TOKENS = 32
 GREEDY_ANSWERS = 3
@@ -57,6 +58,7 @@ def ask_reference(
     inputs: tuple[FileDigest, ...],
     cache: ReferenceCache,
     steps: Steps,
+    emit: Emit = silent,
 ) -> Truth:
     """Render every conversation, and have the CORE ones answered greedily, or take the answers that were given before.
 
@@ -66,6 +68,7 @@ def ask_reference(
         inputs: What base and adapter are, for the cache.
         cache: Earlier answers.
         steps: Progress.
+        emit: Told what it costs when the model does not fit into memory and has to answer.
 
     Raises:
         InputInvalid: The base or the adapter cannot be loaded.
@@ -79,8 +82,14 @@ def ask_reference(
         answer_tokens=ANSWER_TOKENS,
         version=reference.version(),
     )
+
+    def ask() -> tuple[Answer | None, ...]:
+        if reference.offload is not None:
+            emit(Noted(stage=STAGE, text=reference.offload.cost(len(core) * ANSWER_TOKENS), warning=True))
+        return tuple(_answer(reference, conversation, steps) for conversation in core)
+
     with steps.section(len(core), f"{reference.name}: answered before"):
-        answers = cache.answers(key, lambda: tuple(_answer(reference, conversation, steps) for conversation in core))
+        answers = cache.answers(key, ask)
         reference.close()
     answered = tuple(
         Answered(conversation=conversation, answer=answer)

@@ -39,6 +39,7 @@ class VerifyJob:
         registered: What Ollama stored of them; empty when nothing was registered.
         gates: The limits.
         inputs: The files of base and adapter, for the cache of the reference's answers.
+        reference_memory_bytes: The most memory for the reference's weights; None takes what is free.
     """
 
     base: Checkpoint
@@ -48,6 +49,7 @@ class VerifyJob:
     registered: tuple[Registered, ...]
     gates: Gates
     inputs: tuple[FileDigest, ...]
+    reference_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,19 +79,22 @@ def verify(job: VerifyJob, server: OllamaServer | None, *, emit: Emit = silent) 
         InputInvalid: The base or the adapter cannot be loaded.
         Unsupported: The template refuses every CORE conversation.
     """
+    from packager.engines.offload import offload_for
     from packager.engines.transformers import Reference
     from packager.parity.embedded import embedded_probes
     from packager.parity.reference_cache import ReferenceCache
     from packager.parity.served import served_probes
     from packager.parity.truth import ask_reference
 
-    conversations = load_probes()
-    reference = Reference(job.base.folder, job.adapter.folder if job.adapter else None, job.template.text)
+    conversations, cache = load_probes(), ReferenceCache()
+    offload = offload_for(job.base, cache.folder, job.reference_memory_bytes)
+    adapter = job.adapter.folder if job.adapter else None
+    reference = Reference(job.base.folder, adapter, job.template.text, offload=offload)
     versions = [f"{reference.name} {reference.version()}"]
     core = sum(probe.group == CORE for probe in conversations)
     embedded, served = embedded_probes(len(conversations), core), served_probes(len(conversations), core)
     steps = Steps(core + len(job.ggufs) * embedded + len(job.registered) * served, emit)
-    truth = ask_reference(reference, conversations, job.inputs, ReferenceCache(), steps)
+    truth = ask_reference(reference, conversations, job.inputs, cache, steps, emit)
     found = Findings(checks=())
     for gguf in job.ggufs:
         model = next((model for model in job.registered if model.quant is gguf.quant), None)

@@ -61,6 +61,7 @@ class Teacher(Reference):
     bos_text = "<bos>"
     template = "{{ messages }}"
     special_tokens = ("<bos>", "<end>")
+    offload = None
 
     def __init__(self, refuses: frozenset[str] = frozenset()) -> None:
         self.refuses = refuses

@@ -16,7 +16,7 @@ from packager.chat.probes import core_probes, load_probes
 from packager.codec import canonical_json, decode
 from packager.engines.ollama import OllamaServer
 from packager.errors import ToolMissing
-from packager.events import Advanced, Event
+from packager.events import Advanced, Event, Noted
 from packager.evidence import Evidence, Part
 from packager.formats.gguf import header_bytes, read_gguf
 from packager.formats.model_name import ModelName
@@ -312,3 +312,20 @@ def test_a_limit_that_is_changed_decides(tiny_made: Made) -> None:
     check = of(verdict, Quant.F16, "llama.cpp")["distribution"]
     assert check.outcome is Outcome.FAILED
     assert check.detail.endswith("nats, at most 0")
+
+
+def test_a_reference_that_does_not_fit_is_run_from_the_disk_and_the_cost_told_before(
+    tiny_made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PACKAGER_CACHE", str(tmp_path))
+    events: list[Event] = []
+    small = replace(job(tiny_made), reference_memory_bytes=33_000_000)  # the embedding alone takes 32.8 MB
+    found = verify(small, None, emit=events.append).verdict
+    assert {check.outcome for check in found.checks} == {Outcome.PASSED, Outcome.NOT_CHECKED}, lines(found)
+    assert isinstance(events[0], Noted)
+    assert events[0].warning
+    assert "for each of up to 192 forward passes" in events[0].text
+    assert not list(tmp_path.rglob(".new-*"))
+    again: list[Event] = []
+    assert verify(small, None, emit=again.append).verdict == found
+    assert not any(isinstance(event, Noted) for event in again), "what was answered before costs nothing"
