@@ -71,6 +71,7 @@ def test_the_folder_holds_what_the_readme_promises(built: tuple[Path, Finished])
         "lmdeploy.json",
         "serve.txt",
         "report.json",
+        "report.html",
     } <= names
 
 

@@ -17,10 +17,11 @@ ARGUMENTS = (
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """A real headless Chromium: PACKAGER_TEST_BROWSER, else the one on PATH."""
-    names = (os.environ.get("PACKAGER_TEST_BROWSER", ""), "chromium", "chromium-browser", "google-chrome")
-    executable = next((found for name in names if name and (found := shutil.which(name))), None)
+    chosen = os.environ.get("PACKAGER_TEST_BROWSER")
+    names = (chosen,) if chosen else ("chromium", "chromium-browser", "google-chrome")
+    executable = next((found for name in names if (found := shutil.which(name))), None)
     if executable is None:
-        pytest.fail("no Chromium; scripts/install-browser installs one, or set PACKAGER_TEST_BROWSER=/path/to/it")
+        pytest.fail(f"no {' or '.join(names)}; run scripts/install-browser, or set PACKAGER_TEST_BROWSER=/path/to/it")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=list(ARGUMENTS))
         yield browser

@@ -122,4 +122,4 @@ def test_inputs_are_taken_apart(line: str, file: sections.File) -> None:
 def test_outputs_have_names_and_no_folders() -> None:
     report = sample.full_report()
     placed = tuple(replace(gguf, path=sample.Path("/somewhere") / gguf.path) for gguf in report.ggufs)
-    assert [file.name for file in sections.outputs(replace(report, ggufs=placed))][0] == "packy-1.5B-F16.gguf"
+    assert sections.outputs(replace(report, ggufs=placed))[0].name == "packy-1.5B-F16.gguf"

@@ -41,7 +41,7 @@ def test_the_headline(outcomes: dict[str, Outcome], outcome: Outcome, recommende
 def test_reasons_stand_once_with_every_quant_they_hold_for() -> None:
     report = with_outcomes(f16=Outcome.NOT_CHECKED, q8_0=Outcome.NOT_CHECKED, q4_k_m=Outcome.PASSED)
     head = summary.headline(report)
-    assert [(open.subjects, open.name) for open in head.open] == [(("f16", "q8_0"), "prompts")]
+    assert [(reason.subjects, reason.name) for reason in head.open] == [(("f16", "q8_0"), "prompts")]
     assert head.unchecked == 2
     assert summary.unchecked(report, ("prompts",)) == head.open
     assert summary.unchecked(report, ("answers",)) == ()
@@ -49,7 +49,7 @@ def test_reasons_stand_once_with_every_quant_they_hold_for() -> None:
 
 def test_all_of_an_engine_stands_for_each_of_its_checks() -> None:
     report = sample.full_report()
-    assert [open.detail for open in summary.unchecked(report, ("answers",))] == ["no Ollama answered"]
+    assert [reason.detail for reason in summary.unchecked(report, ("answers",))] == ["no Ollama answered"]
     assert summary.unchecked(report, ("tensors",), engines=False) == ()
 
 

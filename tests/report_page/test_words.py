@@ -26,7 +26,7 @@ CHINESE = re.compile("[\u4e00-\u9fff]")
 def test_every_sentence_is_in_both_languages(key: str) -> None:
     words = WORDS[key]
     assert not CHINESE.search(words.en)
-    assert CHINESE.search(words.zh) or words.zh == words.en and words.en in SAME or words.zh == "token id"
+    assert CHINESE.search(words.zh) or (words.zh == words.en and words.en in SAME) or words.zh == "token id"
     assert fields(words.en) == fields(words.zh)
 
 
