@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -62,12 +63,9 @@ class Reference:
         self.template = template
 
     def version(self) -> str:
-        """Give `5.23.0, peft 0.21.2, torch 2.15.0`: the three packages that compute the reference."""
+        """Give `5.23.0, peft 0.21.2, torch 2.15.0`: the three packages that compute the reference, none of them imported."""
         with _installed():
-            import peft
-            import torch
-            import transformers
-        return f"{transformers.__version__}, peft {peft.__version__}, torch {torch.__version__}"
+            return f"{version('transformers')}, peft {version('peft')}, torch {version('torch')}"
 
     def render(self, conversation: Conversation) -> str | NotSupported:
         """Give the prompt that `apply_chat_template` builds, or why the template refused the conversation."""

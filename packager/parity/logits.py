@@ -8,7 +8,6 @@ trained for the first, and the second say more about rounding, because there are
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-NOT_A_NUMBER = sys.float_info.max
+NOT_A_NUMBER = 1.79769e308  # the largest float, to six digits: JSON has neither NaN nor infinity
 _FLOOR = 1e-12  # a probability below this is rounding of a sum; keeps a logarithm finite
 
 
