@@ -58,11 +58,20 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineRow:
-    """One engine's figures for one file, in the order of COLUMNS, and why there are none where that is known."""
+    """One engine's figures for one file, in the order of COLUMNS.
+
+    Attributes:
+        engine: Which one.
+        figures: The numbers.
+        outcome: What its checks amount to.
+        unchecked: How many of them were not made.
+        reasons: Details of those that were not made or failed: why there are no figures where there are none.
+    """
 
     engine: str
     figures: tuple[Figure, ...]
     outcome: Outcome
+    unchecked: int
     reasons: tuple[str, ...]
 
     @property
@@ -170,7 +179,8 @@ def _engine_row(report: Report, quant: Quant, engine: str) -> EngineRow:
             _equal_answers(report, subject, engine),
         ),
         outcome=_together(check.outcome for check in checks),
-        reasons=tuple(check.detail for check in checks if check.outcome is Outcome.NOT_CHECKED),
+        unchecked=sum(check.outcome is Outcome.NOT_CHECKED for check in checks),
+        reasons=tuple(check.detail for check in checks if check.outcome is not Outcome.PASSED),
     )
 
 

@@ -7,7 +7,9 @@ import pytest
 
 from packager.artifacts import Check, Outcome, Quant
 from packager.report_page import summary
+from packager.report_page.page import render_page
 from tests.report_page import sample
+from tests.report_page.reading import read
 
 
 def with_outcomes(**outcomes: Outcome) -> sample.Report:
@@ -108,3 +110,24 @@ def test_a_distance_of_something_else_has_no_limit() -> None:
     other = replace(report.evidence.distances[0], subject="somebody's file")
     report = replace(report, evidence=replace(report.evidence, distances=(other,)))
     assert [figure.limit for _, figure in summary.distance_rows(report)] == [""]
+
+
+def test_what_an_engine_could_not_be_asked_stands_beside_what_passed() -> None:
+    report = sample.full_report()
+    checks = tuple(
+        replace(check, outcome=Outcome.NOT_CHECKED) if sample.key(check) == ("q8_0", "ollama", "first token") else check
+        for check in report.verdict.checks
+    )
+    report = replace(report, verdict=replace(report.verdict, checks=checks))
+    row = summary.quant_rows(report)[1].rows[1]
+    assert (row.outcome, row.unchecked) == (Outcome.PASSED, 1)
+    assert "1 not checked" in read(render_page(report)).by_id("files").text()
+
+
+def test_a_file_that_could_not_be_asked_says_why() -> None:
+    report = sample.old_report()
+    dead = Check(
+        subject="f16", engine="llama.cpp", name="all", outcome=Outcome.FAILED, detail="llama.cpp cannot load it"
+    )
+    report = replace(report, verdict=replace(report.verdict, checks=(dead,)))
+    assert "llama.cpp cannot load it" in read(render_page(report)).by_id("files").text()
