@@ -12,8 +12,8 @@ import functools
 import hashlib
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from packager.artifacts import Check, Outcome
@@ -21,9 +21,6 @@ from packager.durable import write_durably
 from packager.parity.report import Report
 from packager.report_page import figures, plots, sections, summary
 from packager.report_page.words import LANGUAGES, both, load_words, named, verbatim
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 PAGE_NAME = "report.html"
 _SECTIONS = (
@@ -85,8 +82,6 @@ def write_page(page: str, path: Path) -> Path:
 
 
 def _environment() -> Environment:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     environment = Environment(
         loader=FileSystemLoader(_HERE),
         autoescape=True,
