@@ -112,6 +112,16 @@ def ollama_url(ollama_executable: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="session")
+def llama_perplexity() -> Path:
+    """llama.cpp's own measuring program: the one named, or the one of scripts/install-ollama."""
+    named = os.environ.get("PACKAGER_TEST_PERPLEXITY")
+    built = [Path(named)] if named else sorted(user_cache_path("packager").glob("llama.cpp-*/bin/llama-perplexity"))
+    if not built or not built[-1].is_file():
+        pytest.fail("no llama-perplexity: run scripts/install-ollama llama-perplexity", pytrace=False)
+    return built[-1]
+
+
+@pytest.fixture(scope="session")
 def chat_gguf(tmp_path_factory: pytest.TempPathFactory) -> Gguf:
     """A real GGUF of 98 MB, laid out and with a template header as a build writes them. Read-only."""
     return write_gguf(tmp_path_factory.mktemp("gguf") / "SmolLM2-135M-Instruct-Q4_K_M.gguf")
