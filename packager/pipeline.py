@@ -17,6 +17,7 @@ from packager.formats.model_name import ModelName
 from packager.parity.gates import Gates
 from packager.parity.report import REPORT_NAME, Report, write_report
 from packager.plan import BuildRequest, Plan, make_plan
+from packager.report_page.page import PAGE_NAME, render_page, write_page
 from packager.sources.llama_cpp_tree import LlamaCppTree, find_tree
 from packager.stages.modelfile import ModelfileJob, make_modelfile, write_modelfile
 from packager.stages.register import RegisterJob, refuse_taken_name, register
@@ -302,7 +303,25 @@ def verify_once(job: VerifyJob, server: OllamaServer | None, workspace: Workspac
         write_report(report, staging / REPORT_NAME)
         return report
 
-    return workspace.once("verify", key=key, job=compare, kind=Report, title="compare with the reference").verdict
+    report = workspace.once("verify", key=key, job=compare, kind=Report, title="compare with the reference")
+    write_page_once(report, workspace)
+    return report.verdict
+
+
+def write_page_once(report: Report, workspace: Workspace) -> Path:
+    """Write report.html beside report.json, or leave it when it is this report's page already.
+
+    It is a stage of its own, so that a newer packager makes the page again and compares nothing again.
+    """
+    page = render_page(report)
+    return workspace.once(
+        "report",
+        key=page,
+        job=lambda staging: write_page(page, staging / PAGE_NAME),
+        kind=Path,
+        title="the report as a page",
+        outputs=(PAGE_NAME,),
+    )
 
 
 def _write_modelfile(plan: Plan, quant: Quant, workspace: Workspace, emit: Emit) -> None:

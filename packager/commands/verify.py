@@ -32,7 +32,7 @@ def verify(
 ) -> int:
     """Compare every GGUF in FOLDER with BASE + ADAPTER, unmerged, under transformers and peft.
 
-    Exit code 5 when a gate fails; report.json in FOLDER has every figure.
+    Exit code 5 when a gate fails; report.json in FOLDER has every figure, report.html shows them.
 
     \b
     Example:
