@@ -57,7 +57,8 @@ def offload_for(base: Checkpoint, folder: Path, memory_bytes: int | None = None)
     Args:
         base: The base, whose weights are counted; an adapter is small beside them.
         folder: Where weights that have to be converted may lie.
-        memory_bytes: The most memory for weights; None takes what is free now, less 1.5 GB for everything else.
+        memory_bytes: The most memory for weights; None takes what is free now, less 1.5 GB for everything else. The largest
+            tensor and two blocks are always allowed: with less, accelerate cannot place tied embeddings.
 
     Returns:
         None when all of it fits.
@@ -66,6 +67,8 @@ def offload_for(base: Checkpoint, folder: Path, memory_bytes: int | None = None)
     allowed = memory_bytes if memory_bytes is not None else max(0, _free_memory_bytes() - _KEPT_FREE_BYTES)
     if needed <= allowed:
         return None
+    largest = _BYTES_PER_WEIGHT * max(math.prod(entry.shape) for entry in base.tensors)
+    allowed = max(allowed, largest + 2 * (needed - largest) // max(1, base.layers))
     stored = sum(entry.size_bytes for entry in base.tensors)
     return Offload(weights_bytes=needed, stored_bytes=stored, memory_bytes=allowed, folder=folder)
 

@@ -45,6 +45,13 @@ def test_room_is_left_for_everything_else(
     assert (offload_for(read_checkpoint(smollm2), tmp_path) is None) == fits
 
 
+def test_the_embedding_and_two_blocks_stay_in_any_case(smollm2: Path, tmp_path: Path) -> None:
+    found = offload_for(read_checkpoint(smollm2), tmp_path, 1)
+    assert found is not None
+    embedding = 4 * 49152 * 576
+    assert found.memory_bytes == embedding + 2 * (WEIGHTS_BYTES - embedding) // 30
+
+
 def test_without_psutil_the_extra_is_named(smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "psutil", None)
     with pytest.raises(ToolMissing, match="psutil"):
