@@ -26,10 +26,15 @@ class Cell:
 
 
 class Part(StrEnum):
-    """Which positions of a conversation: those that predict the answer, or those that predict the rest of the prompt."""
+    """Which positions of a conversation: those that predict the answer, or those that predict the rest of the prompt.
+
+    Of the probes, whose answers are the reference's own, and of the user's data, whose answers are those that it expects.
+    """
 
     ANSWER = "answer"
     PROMPT = "prompt"
+    DATA_ANSWER = "answers of your data"
+    DATA_PROMPT = "prompts of your data"
 
 
 class Stage(StrEnum):

@@ -63,6 +63,7 @@ class VerifyKey:
     registered: tuple[Registered, ...]
     server: str
     gates: Gates
+    data: str
     versions: tuple[str, ...]
 
 
@@ -116,6 +117,7 @@ def build(request: BuildRequest, *, gates: Gates | None = None, emit: Emit) -> B
                 registered=registered,
                 gates=gates or Gates(),
                 inputs=inputs,
+                data=plan.data,
                 reference_memory_bytes=request.reference_memory_bytes,
             )
             verdict = verify_once(job, server, workspace, emit)
@@ -294,6 +296,7 @@ def verify_once(job: VerifyJob, server: OllamaServer | None, workspace: Workspac
         registered=job.registered,
         server=server.version if server is not None else "none",
         gates=job.gates,
+        data=digest(job.data),
         versions=tool_versions(),
     )
 

@@ -13,6 +13,7 @@ from packager.artifacts import Adapter, Checkpoint, Quant
 from packager.errors import InputInvalid, NoSpace, PackagerError, PlanRefused, Unsupported, Usage
 from packager.formats.adapter import read_adapter
 from packager.formats.checkpoint import read_checkpoint
+from packager.formats.labelled_rows import LabelledRow, read_labelled_rows
 from packager.formats.model_name import DEFAULT_TAG, ModelName
 from packager.sources.llama_cpp_tree import LlamaCppTree, cached_tree
 from packager.stages.templates import TemplateResult, TemplatesJob, make_template
@@ -36,6 +37,8 @@ class BuildRequest:
     register: bool = True
     verify: bool = True
     replace: bool = False
+    data: Path | None = None
+    data_rows: int = 16
     reference_memory_bytes: int | None = None
 
 
@@ -86,6 +89,7 @@ class Plan:
     name: ModelName | None
     file_stem: str
     template: TemplateResult
+    data: tuple[LabelledRow, ...]
     summary: PlanSummary
 
 
@@ -105,6 +109,8 @@ def make_plan(request: BuildRequest) -> Plan:
     typed = request.name
     name = _attempt(problems, lambda: build_name(typed)) if typed is not None else None
     _attempt(problems, lambda: _check_output(request.output))
+    file = request.data
+    data = _attempt(problems, lambda: read_labelled_rows(file, limit=request.data_rows)) if file is not None else ()
     if base is None:
         raise PlanRefused(tuple(problems))
     if tree is not None:
@@ -121,7 +127,7 @@ def make_plan(request: BuildRequest) -> Plan:
     needed, free = _disk(request.output, files)
     if needed > free:
         problems.append(_no_space(request.output, needed, free))
-    if problems or template is None:
+    if problems or template is None or data is None:
         raise PlanRefused(tuple(problems))
     summary = PlanSummary(
         base=base.name,
@@ -138,7 +144,14 @@ def make_plan(request: BuildRequest) -> Plan:
         notes=(*_notes(tree, adapter), *template.notes),
     )
     return Plan(
-        request=request, base=base, adapter=adapter, name=name, file_stem=stem, template=template, summary=summary
+        request=request,
+        base=base,
+        adapter=adapter,
+        name=name,
+        file_stem=stem,
+        template=template,
+        data=data,
+        summary=summary,
     )
 
 

@@ -17,6 +17,7 @@ from packager.events import Emit, Noted
 from packager.formats.adapter import read_adapter
 from packager.formats.build_folder import MODELFILE_NAME, find_ggufs
 from packager.formats.checkpoint import read_checkpoint
+from packager.formats.labelled_rows import LabelledRow
 from packager.formats.model_files import model_files
 from packager.formats.model_name import ModelName
 from packager.formats.modelfile import parse_modelfile
@@ -132,6 +133,7 @@ def verify(
     name: str | None,
     template_file: str | None,
     gates: Gates,
+    data: tuple[LabelledRow, ...] = (),
     reference_memory_bytes: int | None = None,
     emit: Emit,
 ) -> Verdict:
@@ -151,6 +153,7 @@ def verify(
             registered=registered,
             gates=gates,
             inputs=workspace.digest_inputs(model_files(checkpoint, lora)),
+            data=data,
             reference_memory_bytes=reference_memory_bytes,
         )
         return verify_once(job, server, workspace, emit)

@@ -22,6 +22,7 @@ from packager.commands import options
 @click.option("--no-register", is_flag=True, help="Do not register in Ollama.")
 @click.option("--no-verify", is_flag=True, help="Do not compare with the reference.")
 @options.gates
+@options.data
 @options.reference_memory
 @options.as_json
 @options.quiet
@@ -37,6 +38,8 @@ def build(
     no_register: bool,
     no_verify: bool,
     gates: tuple[tuple[str, float], ...],
+    data: Path | None,
+    data_rows: int,
     reference_memory_bytes: int | None,
     as_json: bool,
     quiet: bool,
@@ -66,6 +69,8 @@ def build(
         register=not no_register,
         verify=not no_verify,
         replace=replace,
+        data=data,
+        data_rows=data_rows,
         reference_memory_bytes=reference_memory_bytes,
     )
     with Console(quiet=quiet, as_json=as_json) as console:

@@ -147,6 +147,28 @@ class ByteSize(click.ParamType[int]):
         return int(float(match[1]) * 1000 ** " kmgt".index(match[2] or " "))
 
 
+def data(function: F) -> F:
+    """Add --data FILE and --data-rows N: the user's own rows, beside the probe conversations."""
+    for option in (
+        click.option(
+            "--data-rows",
+            metavar="N",
+            type=click.IntRange(1),
+            default=16,
+            show_default=True,
+            help="How many rows of --data, from its start.",
+        ),
+        click.option(
+            "--data",
+            metavar="FILE",
+            type=click.Path(path_type=Path),
+            help="Also compare along your own data, a .jsonl file with answers: OpenAI messages, ShareGPT or Alpaca.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 def reference_memory(function: F) -> F:
     """Add --reference-memory SIZE."""
     return click.option(

@@ -16,6 +16,7 @@ from packager.commands import options
 @click.option("--name", metavar="NAME", help="Also compare what Ollama serves under NAME:QUANT.")
 @options.template
 @options.gates
+@options.data
 @options.reference_memory
 @options.as_json
 @options.quiet
@@ -26,6 +27,8 @@ def verify(
     name: str | None,
     template_file: str | None,
     gates: tuple[tuple[str, float], ...],
+    data: Path | None,
+    data_rows: int,
     reference_memory_bytes: int | None,
     as_json: bool,
     quiet: bool,
@@ -40,6 +43,7 @@ def verify(
     """
     from packager.console import Console
     from packager.errors import VERIFICATION_FAILED
+    from packager.formats.labelled_rows import read_labelled_rows
     from packager.parity.gates import gates_from
     from packager.pipeline import failed
     from packager.single_stages import verify as run
@@ -52,6 +56,7 @@ def verify(
             name=name,
             template_file=template_file,
             gates=gates_from(gates),
+            data=read_labelled_rows(data, limit=data_rows) if data is not None else (),
             reference_memory_bytes=reference_memory_bytes,
             emit=console.emit,
         )

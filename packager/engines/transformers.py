@@ -10,13 +10,13 @@ import contextlib
 import tempfile
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from packager.artifacts import Conversation
+from packager.artifacts import Conversation, Message
 from packager.codec import Json
 from packager.durable import disk_errors
 from packager.engines.engine import NotSupported
@@ -75,6 +75,9 @@ class Reference:
 
     def render(self, conversation: Conversation) -> str | NotSupported:
         """Give the prompt that `apply_chat_template` builds, or why the template refused the conversation."""
+        return self._rendered(conversation, add_generation_prompt=True)
+
+    def _rendered(self, conversation: Conversation, *, add_generation_prompt: bool) -> str | NotSupported:
         import jinja2
 
         try:
@@ -83,7 +86,7 @@ class Reference:
                 tools=declared_tools(conversation),
                 chat_template=self.template,
                 tokenize=False,
-                add_generation_prompt=True,
+                add_generation_prompt=add_generation_prompt,
             )
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             return NotSupported(code="TEMPLATE_ERROR", detail=_one_line(error))
@@ -130,6 +133,34 @@ class Reference:
         told, first = rows[0][:-1], rows[0][-1:]
         answer = np.concatenate([first, *rows[1:]])
         return Answer(prompt=prompt, ids=tuple(ids), text=text, logprobs=answer, prompt_logprobs=told)
+
+    def follow(self, conversation: Conversation, answer: str, *, max_tokens: int) -> Answer | NotSupported:
+        """Give the distributions along an answer that somebody else gave, all in one pass.
+
+        Args:
+            conversation: What was asked.
+            answer: What was answered; in training the template wrote it as the assistant's turn.
+            max_tokens: The most tokens that prompt and answer may have together.
+
+        Raises:
+            InputInvalid: The model's folder cannot be loaded.
+        """
+        said = replace(conversation, messages=(*conversation.messages, Message(role="assistant", content=answer)))
+        prompt, whole = self.render(conversation), self._rendered(said, add_generation_prompt=False)
+        if isinstance(prompt, NotSupported):
+            return prompt
+        if isinstance(whole, NotSupported):
+            return whole
+        if not whole.startswith(prompt):
+            return NotSupported(code="GEN_PROMPT", detail="the template writes a given answer behind another prompt")
+        asked, ids = self.encode(prompt), list(self.encode(whole[len(prompt) :]))
+        end = next((at for at, token in enumerate(ids) if token in self._end_ids), len(ids) - 1)
+        ids = ids[: end + 1]  # what the template writes behind the end of the turn is no part of an answer
+        if not ids or len(asked) + len(ids) > max_tokens:
+            return NotSupported(code="LENGTH", detail=f"{len(asked)} + {len(ids)} tokens, at most {max_tokens}")
+        rows = self.next_logprobs((*asked, *ids[:-1]))
+        cut = len(asked) - 1
+        return Answer(prompt=asked, ids=tuple(ids), text=answer, logprobs=rows[cut:], prompt_logprobs=rows[:cut])
 
     def next_logprobs(self, ids: tuple[int, ...], *, start: int = 0) -> NDArray[np.float32]:
         """Give the distribution of the next token after each prefix of `ids`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from packager.artifacts import Quant
+from packager.artifacts import Check, Outcome, Quant
 from packager.engines.llama_cpp import Embedded
 from packager.engines.transformers import Answer
 from packager.evidence import AnswerPositions, AnswerText, MatrixRow, Part
@@ -10,7 +10,13 @@ from packager.parity.answers import AnswerMatch, compare_answer
 from packager.parity.differences import common_length
 from packager.parity.findings import Findings
 from packager.parity.gates import QuantGates
-from packager.parity.judge import answers_check, distribution_check, first_token_check, prompt_check
+from packager.parity.judge import (
+    answers_check,
+    data_check,
+    distribution_check,
+    first_token_check,
+    prompt_check,
+)
 from packager.parity.logits import Scores, finite, joined, part_distance, scores
 from packager.parity.matrix import row_check
 from packager.parity.prompts import compare_prompts
@@ -20,17 +26,17 @@ from packager.parity.tokens import compare_tokens
 from packager.parity.truth import ANSWER_TOKENS, GREEDY_ANSWERS, Answered, Truth
 
 
-def embedded_probes(truth_conversations: int, core: int) -> int:
+def embedded_probes(truth_conversations: int, core: int, rows: int) -> int:
     """Count the conversations that `embedded_findings` puts to the engine, for the progress total."""
-    return truth_conversations + core + min(core, GREEDY_ANSWERS)
+    return truth_conversations + core + rows + min(core, GREEDY_ANSWERS)
 
 
 def embedded_findings(engine: Embedded, quant: Quant, truth: Truth, gates: QuantGates, steps: Steps) -> Findings:
     """Compare one file with the reference.
 
     Returns:
-        Checks `prompts`, `token ids`, `tokenizer`, `distribution`, `prompt distribution`, `first token` and `answers`, in
-        this order.
+        Checks `prompts`, `token ids`, `tokenizer`, `distribution`, `prompt distribution`, `first token`, `your data` where
+        there is some, and `answers`, in this order.
 
     Raises:
         InputInvalid: llama.cpp cannot load or evaluate the file.
@@ -39,7 +45,8 @@ def embedded_findings(engine: Embedded, quant: Quant, truth: Truth, gates: Quant
     prompts = _prompts(engine, quant.value, truth, steps, label)
     tokenizer = _tokenizer(engine, quant.value, truth)
     logits = _distributions(engine, quant.value, truth, gates, steps, label)
-    return prompts + tokenizer + logits + _answers(engine, quant.value, truth, gates, steps, label)
+    data = _data(engine, quant.value, truth, gates, steps, label)
+    return prompts + tokenizer + logits + data + _answers(engine, quant.value, truth, gates, steps, label)
 
 
 def match_answer(conversation: str, answer: Answer, text: str, truth: Truth) -> AnswerMatch:
@@ -89,6 +96,9 @@ def _tokenizer(engine: Embedded, subject: str, truth: Truth) -> Findings:
         truth.reference.encode,
         lambda text: engine.tokenize(text, add_special=False),
         special=truth.reference.special_tokens,
+        data=[
+            text for row in truth.data for text in (*(m.content for m in row.conversation.messages), row.answer.text)
+        ],
     )
     return Findings(checks=(tokenizer_check(classes, subject=subject, engine=engine.name),), tokenizer=classes)
 
@@ -96,13 +106,7 @@ def _tokenizer(engine: Embedded, subject: str, truth: Truth) -> Findings:
 def _distributions(
     engine: Embedded, subject: str, truth: Truth, gates: QuantGates, steps: Steps, label: str
 ) -> Findings:
-    told: list[Scores] = []
-    said: list[Scores] = []
-    for answered in truth.answered:
-        found = _followed(engine, answered.answer)
-        told.append(found.between(0, len(answered.answer.prompt) - 1))
-        said.append(found.between(len(answered.answer.prompt) - 1, None))
-        steps.done(f"{label}: logits {answered.conversation.id}")
+    told, said = _scored(engine, truth.answered, steps, label)
     prompts = part_distance(joined(told), subject=subject, engine=engine.name, part=Part.PROMPT)
     answers = part_distance(joined(said), subject=subject, engine=engine.name, part=Part.ANSWER)
     first = sum(float(found.kl[0]) for found in said) / len(said)
@@ -118,6 +122,35 @@ def _distributions(
             for answered, found in zip(truth.answered, said, strict=True)
         ),
     )
+
+
+def _data(engine: Embedded, subject: str, truth: Truth, gates: QuantGates, steps: Steps, label: str) -> Findings:
+    """Compare along the user's own rows, which are free text: their limit is that of prompts."""
+    checks: tuple[Check, ...] = ()
+    if truth.left_out:
+        detail = f"{len(truth.left_out)} rows are left out; {truth.left_out[0]}"
+        checks = (
+            Check(subject=subject, engine=engine.name, name="your data", outcome=Outcome.NOT_CHECKED, detail=detail),
+        )
+    if not truth.data:
+        return Findings(checks=checks)
+    told, said = _scored(engine, truth.data, steps, label)
+    prompts = part_distance(joined(told), subject=subject, engine=engine.name, part=Part.DATA_PROMPT)
+    answers = part_distance(joined(said), subject=subject, engine=engine.name, part=Part.DATA_ANSWER)
+    return Findings(checks=(data_check(answers, gates), *checks), distances=(answers, prompts))
+
+
+def _scored(
+    engine: Embedded, rows: tuple[Answered, ...], steps: Steps, label: str
+) -> tuple[list[Scores], list[Scores]]:
+    """Give the scores along the prompts and along the answers, one of each for each row."""
+    told, said = [], []
+    for row in rows:
+        found, cut = _followed(engine, row.answer), len(row.answer.prompt) - 1
+        told.append(found.between(0, cut))
+        said.append(found.between(cut, None))
+        steps.done(f"{label}: logits {row.conversation.id}")
+    return told, said
 
 
 def _followed(engine: Embedded, answer: Answer) -> Scores:

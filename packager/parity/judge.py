@@ -33,6 +33,11 @@ def prompt_check(found: PartDistance, gates: QuantGates) -> Check:
     return _distribution(found, "prompt distribution", mean_kl=gates.prompt_kl)
 
 
+def data_check(found: PartDistance, gates: QuantGates) -> Check:
+    """Judge the distributions along the answers of the user's data: text of other writers, as prompts are."""
+    return _distribution(found, "your data", mean_kl=gates.prompt_kl)
+
+
 def first_token_check(mean_kl: float, gates: QuantGates, *, subject: str, engine: str) -> Check:
     """Judge the distributions of the first token of each answer, what a user meets first."""
     measures = (measure("mean KL", mean_kl, "nats", gates.first_kl),)

@@ -24,6 +24,7 @@ from platformdirs import user_cache_path
 
 from packager import codec
 from packager.durable import disk_errors, sha256_file
+from packager.engines.engine import NotSupported
 from packager.engines.transformers import Answer
 from packager.errors import InputInvalid
 
@@ -67,7 +68,7 @@ class _Kept:
 
 @dataclass(frozen=True, kw_only=True)
 class _Answers:
-    answers: tuple[_Kept | None, ...]
+    answers: tuple[_Kept | NotSupported, ...]
 
 
 class ReferenceCache:
@@ -83,11 +84,13 @@ class ReferenceCache:
         self.folder = folder or cache / "reference"
         self._limit_bytes = limit_bytes
 
-    def answers(self, key: ReferenceKey, ask: Callable[[], tuple[Answer | None, ...]]) -> tuple[Answer | None, ...]:
+    def answers(
+        self, key: ReferenceKey, ask: Callable[[], tuple[Answer | NotSupported, ...]]
+    ) -> tuple[Answer | NotSupported, ...]:
         """Give the answers of a key, asked for when they are not there or damaged.
 
         Returns:
-            The answers, None where the reference refused; their arrays are read from the disk as they are needed.
+            The answers, or why the reference gave none; their arrays are read from the disk as they are needed.
 
         Raises:
             NoSpace: The disk is full.
@@ -106,16 +109,16 @@ class ReferenceCache:
             raise InputInvalid(f"{final}: changed while it was written", hint="Check the disk, then run this again.")
         return made
 
-    def _write(self, final: Path, answers: tuple[Answer | None, ...]) -> None:
+    def _write(self, final: Path, answers: tuple[Answer | NotSupported, ...]) -> None:
         import numpy as np
 
         staging = Path(tempfile.mkdtemp(dir=self.folder, prefix=_STAGING))
         try:
-            kept: list[_Kept | None] = []
+            kept: list[_Kept | NotSupported] = []
             for number, answer in enumerate(answers):
                 array = staging / f"{number}.npy"
-                if answer is None:
-                    kept.append(None)
+                if isinstance(answer, NotSupported):
+                    kept.append(answer)
                 else:
                     np.save(array, np.concatenate([answer.prompt_logprobs, answer.logprobs]))
                     sha256 = sha256_file(array)
@@ -141,17 +144,17 @@ class ReferenceCache:
             shutil.rmtree(oldest, ignore_errors=True)
 
 
-def _read(folder: Path) -> tuple[Answer | None, ...] | None:
+def _read(folder: Path) -> tuple[Answer | NotSupported, ...] | None:
     """Give what a folder holds, None when it is not there or not what was written."""
     import numpy as np
 
     try:
         kept = codec.decode(_Answers, json.loads((folder / _ANSWERS).read_text(encoding="utf-8"))).answers
-        found: list[Answer | None] = []
+        found: list[Answer | NotSupported] = []
         for number, answer in enumerate(kept):
             path = folder / f"{number}.npy"
-            if answer is None:
-                found.append(None)
+            if isinstance(answer, NotSupported):
+                found.append(answer)
             elif sha256_file(path) != answer.sha256:
                 return None
             else:

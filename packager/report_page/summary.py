@@ -118,7 +118,7 @@ def distance_rows(report: Report) -> tuple[tuple[PartDistance, Figure], ...]:
     rows = []
     for found in report.evidence.distances:
         figure = Figure(text=nats(found.mean_kl))
-        if limits := gates.get(found.subject):
+        if (limits := gates.get(found.subject)) and found.part is not Part.DATA_PROMPT:
             limit = limits.mean_kl if found.part is Part.ANSWER else limits.prompt_kl
             figure = _at_most(found.mean_kl, limit, nats)
         rows.append((found, figure))

@@ -11,6 +11,7 @@ from packager.durable import FileDigest
 from packager.errors import InputInvalid, OllamaFailed, ToolMissing
 from packager.events import Emit, silent
 from packager.evidence import Evidence, Subject
+from packager.formats.labelled_rows import LabelledRow
 from packager.parity.findings import Findings
 from packager.parity.gates import Gates, QuantGates
 from packager.parity.matrix import CORE
@@ -39,6 +40,7 @@ class VerifyJob:
         registered: What Ollama stored of them; empty when nothing was registered.
         gates: The limits.
         inputs: The files of base and adapter, for the cache of the reference's answers.
+        data: Rows of the user's, followed along the answers that they expect.
         reference_memory_bytes: The most memory for the reference's weights; None takes what is free.
     """
 
@@ -49,6 +51,7 @@ class VerifyJob:
     registered: tuple[Registered, ...]
     gates: Gates
     inputs: tuple[FileDigest, ...]
+    data: tuple[LabelledRow, ...] = ()
     reference_memory_bytes: int | None = None
 
 
@@ -92,9 +95,9 @@ def verify(job: VerifyJob, server: OllamaServer | None, *, emit: Emit = silent) 
     reference = Reference(job.base.folder, adapter, job.template.text, offload=offload)
     versions = [f"{reference.name} {reference.version()}"]
     core = sum(probe.group == CORE for probe in conversations)
-    embedded, served = embedded_probes(len(conversations), core), served_probes(len(conversations), core)
-    steps = Steps(core + len(job.ggufs) * embedded + len(job.registered) * served, emit)
-    truth = ask_reference(reference, conversations, job.inputs, cache, steps, emit)
+    embedded, served = embedded_probes(len(conversations), core, len(job.data)), served_probes(len(conversations), core)
+    steps = Steps(core + len(job.data) + len(job.ggufs) * embedded + len(job.registered) * served, emit)
+    truth = ask_reference(reference, conversations, job.data, job.inputs, cache, steps, emit)
     found = Findings(checks=())
     for gguf in job.ggufs:
         model = next((model for model in job.registered if model.quant is gguf.quant), None)

@@ -207,3 +207,29 @@ def test_without_the_package_the_extra_is_named(base: Path, monkeypatch: pytest.
     with pytest.raises(ToolMissing, match="peft") as caught:
         Reference(base, None, CHATML).next_logprobs((1,))
     assert "ollama-packager[build]" in caught.value.hint
+
+
+def test_a_given_answer_is_followed_to_the_end_of_its_turn(reference: Reference, unmerged: Any) -> None:
+    found = reference.follow(HELLO, "Hello 你好!", max_tokens=100)
+    assert not isinstance(found, NotSupported)
+    assert found.prompt == reference.tokens(HELLO)
+    assert found.ids == reference.encode("Hello 你好!<|im_end|>"), "the line break behind it is no part of the answer"
+    rows = direct_logprobs(unmerged, found.prompt + found.ids[:-1])
+    np.testing.assert_allclose(np.concatenate([found.prompt_logprobs, found.logprobs]), rows, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("template", "code"),
+    [
+        pytest.param(CHATML, "LENGTH", id="too long"),
+        pytest.param("{% if add_generation_prompt %}a{% else %}b{% endif %}", "GEN_PROMPT", id="another prompt"),
+        pytest.param(
+            "{{ raise_exception('no') if messages | length > 1 }}a", "TEMPLATE_ERROR", id="the answer is refused"
+        ),
+        pytest.param("{{ raise_exception('no') }}", "TEMPLATE_ERROR", id="the question is refused"),
+    ],
+)
+def test_an_answer_that_cannot_be_followed_says_why(base: Path, template: str, code: str) -> None:
+    found = Reference(base, None, template).follow(HELLO, "Hello", max_tokens=4)
+    assert isinstance(found, NotSupported)
+    assert found.code == code

@@ -82,6 +82,17 @@ class Teacher(Reference):
         self.asked.append(f"answer {conversation.id} {max_tokens}")
         return REFUSED if conversation.id in self.refuses else answer_to(conversation)
 
+    def follow(self, conversation: Conversation, answer: str, *, max_tokens: int) -> Answer | NotSupported:
+        """Follow answers of one token; a longer one is too long."""
+        self.asked.append(f"follow {conversation.id} {max_tokens}")
+        prompt = encoded(prompt_of(conversation))
+        if conversation.id in self.refuses:
+            return REFUSED
+        if len(encoded(answer)) > 1:
+            return NotSupported(code="LENGTH", detail=f"{len(prompt)} + {len(answer)} tokens, at most 12")
+        told = np.stack([TOLD] * (len(prompt) - 1))
+        return Answer(prompt=prompt, ids=(*encoded(answer), END), text=answer, logprobs=ROWS[:2], prompt_logprobs=told)
+
     def encode(self, text: str) -> tuple[int, ...]:
         return encoded(text)
 
@@ -139,7 +150,7 @@ class Pupil(Embedded):
         self.fed.append((tuple(ids), start))
         known = max(at for at, token in enumerate(ids) if PIECES[token] == "<assistant>")  # the first answer position
         rows = np.stack([self.told] * known + list(self.rows)) if known else self.rows
-        yield from (rows[at : at + 2] for at in range(start, len(ids), 2))
+        yield from (rows[at : min(at + 2, len(ids))] for at in range(start, len(ids), 2))
 
     @property
     def pieces(self) -> tuple[bytes, ...]:  # type: ignore[override]

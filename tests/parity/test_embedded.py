@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from packager.artifacts import Check, Outcome, Quant
 from packager.engines.engine import NotSupported
+from packager.engines.transformers import Answer
 from packager.events import Advanced, Event, silent
 from packager.evidence import Part
 from packager.parity.embedded import embedded_findings, embedded_probes, match_answer
 from packager.parity.findings import Findings
 from packager.parity.gates import QuantGates
 from packager.parity.steps import Steps
-from packager.parity.truth import Truth
+from packager.parity.truth import Answered, Truth
 from tests.parity.engine_doubles import (
     BYE,
     HI,
@@ -26,6 +28,7 @@ from tests.parity.engine_doubles import (
     TOLD,
     Pupil,
     Rows,
+    Teacher,
     answer_to,
     row,
     talk,
@@ -254,7 +257,7 @@ def test_an_answer_is_compared_as_the_references_tokens() -> None:
 
 def test_three_answers_are_asked_and_progress_counts_every_question() -> None:
     truth, pupil, events = truth_of(HI, ODD, BYE, talk("c", "Hi"), talk("d", "Hi")), Pupil(), list[Event]()
-    embedded_findings(pupil, Quant.Q8_0, truth, GATES, Steps(embedded_probes(5, 4), events.append))
+    embedded_findings(pupil, Quant.Q8_0, truth, GATES, Steps(embedded_probes(5, 4, 0), events.append))
     assert pupil.answered == ["hi 32", "bye 32", "c 32"]
     steps = [event for event in events if isinstance(event, Advanced)]
     assert [event.done for event in steps] == list(range(1, 5 + 4 + 3 + 1))
@@ -266,6 +269,43 @@ def test_three_answers_are_asked_and_progress_counts_every_question() -> None:
     ]
 
 
-@pytest.mark.parametrize(("core", "total"), [(2, 14 + 2 + 2), (3, 14 + 3 + 3), (6, 14 + 6 + 3)], ids=["2", "3", "6"])
-def test_questions_are_counted_beforehand(core: int, total: int) -> None:
-    assert embedded_probes(14, core) == total
+@pytest.mark.parametrize(
+    ("core", "rows", "total"),
+    [(2, 0, 14 + 2 + 2), (3, 0, 14 + 3 + 3), (6, 0, 14 + 6 + 3), (6, 9, 14 + 6 + 9 + 3)],
+    ids=["2", "3", "6", "rows"],
+)
+def test_questions_are_counted_beforehand(core: int, rows: int, total: int) -> None:
+    assert embedded_probes(14, core, rows) == total
+
+
+def with_data(*left_out: str, label: str = "one") -> Truth:
+    row = Teacher().follow(talk("line-1", "Hi"), label, max_tokens=1024)
+    assert isinstance(row, Answer)
+    data = (Answered(conversation=talk("line-1", "Hi"), answer=row),)
+    return replace(truth_of(HI, BYE, ODD), data=data, left_out=left_out)
+
+
+def test_the_users_data_has_a_line_and_distances_of_its_own() -> None:
+    other = row(one=0.41)
+    found = findings(Pupil(rows=np.stack([other, *ROWS[1:]])), with_data())
+    line = next(check for check in found.checks if check.name == "your data")
+    assert line.outcome is Outcome.FAILED
+    assert values(line)["mean KL"] == pytest.approx(kl(ROWS[0], other) / 2, abs=1e-6)
+    parts = {distance.part: distance.positions for distance in found.distances}
+    assert parts == {Part.ANSWER: 6, Part.PROMPT: 6, Part.DATA_ANSWER: 2, Part.DATA_PROMPT: 3}
+
+
+def test_the_users_texts_are_tokenized_too() -> None:
+    classes = findings(Pupil(unknown="é"), with_data(label="é")).tokenizer
+    yours = next(found for found in classes if found.name == "your data")
+    assert (yours.texts, yours.differing) == (2, 1)
+
+
+def test_rows_that_are_left_out_are_not_checked_and_say_so() -> None:
+    lines = [c for c in findings(Pupil(), with_data("line-7: LENGTH: too long")).checks if c.name == "your data"]
+    assert [line.outcome for line in lines] == [Outcome.PASSED, Outcome.NOT_CHECKED]
+    assert lines[1].detail == "1 rows are left out; line-7: LENGTH: too long"
+
+
+def test_without_data_there_is_no_line_of_it() -> None:
+    assert "your data" not in checks(Pupil())

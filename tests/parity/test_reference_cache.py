@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from packager.engines.engine import NotSupported
 from packager.engines.transformers import Answer
 from packager.errors import NoSpace
 from packager.parity.reference_cache import ReferenceCache, ReferenceKey
@@ -17,6 +18,8 @@ from packager.parity.reference_cache import ReferenceCache, ReferenceKey
 KEY = ReferenceKey(
     inputs=("0" * 64,), template="{{ messages }}", conversations="1" * 64, answer_tokens=32, version="5.23.0"
 )
+
+REFUSED = NotSupported(code="TEMPLATE_ERROR", detail="roles must alternate")
 
 
 def answer(seed: int = 0, *, vocabulary: int = 50) -> Answer:
@@ -27,32 +30,32 @@ def answer(seed: int = 0, *, vocabulary: int = 50) -> Answer:
 class Asked:
     """Answers, and how often they were asked for."""
 
-    def __init__(self, *answers: Answer | None) -> None:
+    def __init__(self, *answers: Answer | NotSupported) -> None:
         self.answers = answers
         self.times = 0
 
-    def __call__(self) -> tuple[Answer | None, ...]:
+    def __call__(self) -> tuple[Answer | NotSupported, ...]:
         self.times += 1
         return self.answers
 
 
-def assert_same(found: Answer | None, expected: Answer | None) -> None:
-    assert found is not None
-    assert expected is not None
+def assert_same(found: Answer | NotSupported, expected: Answer | NotSupported) -> None:
+    assert isinstance(found, Answer)
+    assert isinstance(expected, Answer)
     assert (found.prompt, found.ids, found.text) == (expected.prompt, expected.ids, expected.text)
     np.testing.assert_array_equal(found.logprobs, expected.logprobs)
     np.testing.assert_array_equal(found.prompt_logprobs, expected.prompt_logprobs)
 
 
 def test_answers_come_back_as_they_were_and_are_asked_for_once(tmp_path: Path) -> None:
-    asked = Asked(answer(), None, answer(1))
+    asked = Asked(answer(), REFUSED, answer(1))
     cache = ReferenceCache(tmp_path / "new")
     for found in (
         cache.answers(KEY, asked),
         cache.answers(KEY, asked),
         ReferenceCache(tmp_path / "new").answers(KEY, asked),
     ):
-        assert found[1] is None
+        assert found[1] == REFUSED
         assert_same(found[0], asked.answers[0])
         assert_same(found[2], asked.answers[2])
     assert asked.times == 1
@@ -104,7 +107,7 @@ def test_what_is_damaged_is_asked_for_again(tmp_path: Path, damage: object) -> N
 
 
 def test_a_question_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    def fails() -> tuple[Answer | None, ...]:
+    def fails() -> tuple[Answer | NotSupported, ...]:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -9,6 +9,7 @@ from packager.artifacts import Conversation
 from packager.durable import FileDigest
 from packager.errors import Unsupported
 from packager.events import Advanced, Event, silent
+from packager.formats.labelled_rows import LabelledRow
 from packager.parity.reference_cache import ReferenceCache
 from packager.parity.steps import Steps
 from packager.parity.truth import Truth, ask_reference
@@ -23,7 +24,7 @@ def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ask(teacher: Teacher, *conversations: Conversation) -> Truth:
-    return ask_reference(teacher, conversations, INPUTS, ReferenceCache(), Steps(9, silent))
+    return ask_reference(teacher, conversations, (), INPUTS, ReferenceCache(), Steps(9, silent))
 
 
 def test_every_probe_is_rendered_and_only_the_core_ones_are_answered() -> None:
@@ -66,10 +67,10 @@ def test_what_was_answered_before_is_not_asked_again() -> None:
 
 def test_each_core_conversation_is_a_step_a_refused_one_too() -> None:
     events: list[Event] = []
-    ask_reference(Teacher(frozenset({"hi"})), (HI, ODD, BYE), INPUTS, ReferenceCache(), Steps(2, events.append))
+    ask_reference(Teacher(frozenset({"hi"})), (HI, ODD, BYE), (), INPUTS, ReferenceCache(), Steps(2, events.append))
     assert [(event.done, event.total, event.detail) for event in events if isinstance(event, Advanced)] == [
-        (1, 2, "transformers: hi"),
-        (2, 2, "transformers: bye"),
+        (1, 2, "transformers: answer 1"),
+        (2, 2, "transformers: answer 2"),
     ]
 
 
@@ -106,3 +107,30 @@ def test_without_one_answer_there_is_nothing_to_compare(conversations: tuple[Con
 )
 def test_the_longest_prompt_leaves_room_for_an_answer(refuses: frozenset[str], tokens: int) -> None:
     assert truth_of(HI, ODD, talk("long", "HiBye"), refuses=refuses).longest_tokens == tokens
+
+
+def row(name: str, label: str) -> LabelledRow:
+    return LabelledRow(number=1, sha256="0" * 64, conversation=talk(name, "Hi"), label=label)
+
+
+def test_the_users_rows_are_followed_along_the_answers_they_expect() -> None:
+    rows = (row("line-1", "one"), row("line-2", "a long answer"), row("line-3", "two"))
+    first, again = Teacher(frozenset({"line-3"})), Teacher(frozenset({"line-3"}))
+    for teacher in (first, again):
+        truth = ask_reference(teacher, (HI,), rows, INPUTS, ReferenceCache(), Steps(9, silent))
+        assert [(known.conversation.id, known.answer.text) for known in truth.data] == [("line-1", "one")]
+        assert truth.left_out == (
+            "line-2: LENGTH: 4 + 13 tokens, at most 12",
+            "line-3: TEMPLATE_ERROR: roles must alternate",
+        )
+    asked = [line for line in first.asked if line.startswith("follow")]
+    assert asked == ["follow line-1 1024", "follow line-2 1024", "follow line-3 1024"]
+    assert not [line for line in again.asked if line.startswith("follow")]
+
+
+def test_other_rows_are_another_question() -> None:
+    teacher = Teacher()
+    for label in ("one", "two"):
+        ask_reference(teacher, (HI,), (row("line-1", label),), INPUTS, ReferenceCache(), Steps(9, silent))
+    assert teacher.asked.count("follow line-1 1024") == 2
+    assert teacher.asked.count("answer hi 32") == 1

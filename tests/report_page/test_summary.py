@@ -102,7 +102,9 @@ def test_prompts_and_answers_have_their_own_limits() -> None:
     found = [(row.subject, row.part.value, figure.limit) for row, figure in summary.distance_rows(sample.full_report())]
     assert ("q8_0", "answer", "≤ 0.02") in found
     assert ("q8_0", "prompt", "≤ 0.05") in found
-    assert len(found) == 12
+    assert ("q8_0", "answers of your data", "≤ 0.05") in found
+    assert ("q8_0", "prompts of your data", "") in found
+    assert len(found) == 24
 
 
 def test_a_distance_of_something_else_has_no_limit() -> None:
