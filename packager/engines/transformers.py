@@ -224,9 +224,13 @@ class Reference:
                 model = AutoModelForCausalLM.from_pretrained(
                     self._base, dtype=torch.float32, local_files_only=True, use_safetensors=True, **placed
                 )
+            # With a device map peft would place the base anew, and write a copy of all weights below the current folder.
+            model.__dict__.pop("hf_device_map", None)
             if self._adapter is not None:
                 with _named(self._adapter):
-                    model = PeftModel.from_pretrained(model, str(self._adapter), torch_device="cpu", **parked)
+                    model = PeftModel.from_pretrained(model, str(self._adapter), torch_device="cpu")
+                    if parked:
+                        _load_updates(model, self._adapter)
             return cast(_Model, model.eval())
 
     def _park(self) -> dict[str, object]:
@@ -297,6 +301,22 @@ def _log_softmax(logits: torch.Tensor) -> NDArray[np.float32]:
     import torch
 
     return cast("NDArray[np.float32]", torch.log_softmax(logits.float(), dim=-1).numpy())
+
+
+def _load_updates(model: torch.nn.Module, adapter: Path) -> None:
+    """Load the low-rank matrices into memory: peft leaves them without values where their base layer is on the disk."""
+    from peft import load_peft_weights
+
+    names = {"lora_A.weight": "lora_A.default.weight", "lora_B.weight": "lora_B.default.weight"}
+    weights = {
+        name.replace(old, new): value
+        for name, value in load_peft_weights(str(adapter), device="cpu").items()
+        for old, new in names.items()
+        if name.endswith(old)
+    }
+    model.load_state_dict(weights, strict=False, assign=True)
+    if any(value.is_meta for name, value in model.named_parameters() if ".lora_" in name):
+        raise ValueError("it has updates that are not in its file")
 
 
 def _one_line(error: Exception) -> str:

@@ -68,7 +68,15 @@ def test_the_cost_is_in_bytes_and_time() -> None:
     )
 
 
-def test_from_the_disk_every_figure_is_the_same(smollm2: Path, smollm2_lora: Path, tmp_path: Path) -> None:
+def test_from_the_disk_every_figure_is_the_same_and_nothing_is_written(
+    smollm2: Path,
+    smollm2_lora: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "current").mkdir()
+    monkeypatch.chdir(tmp_path / "current")
     ids = tuple(range(500, 530))
     whole = Reference(smollm2, smollm2_lora, "")
     expected = whole.next_logprobs(ids)
@@ -82,3 +90,5 @@ def test_from_the_disk_every_figure_is_the_same(smollm2: Path, smollm2_lora: Pat
     assert len(list((tmp_path / "cache").iterdir())) == 1
     parked.close()
     assert list((tmp_path / "cache").iterdir()) == []
+    assert list((tmp_path / "current").iterdir()) == [], "peft writes a copy of the weights when it is let"
+    assert capfd.readouterr() == ("", "")
