@@ -24,6 +24,7 @@ COMMANDS = (
     "register",
     "verify",
     "report",
+    "eval",
     "chat",
 )
 BUILD_EXTRA = (

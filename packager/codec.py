@@ -89,6 +89,11 @@ def pretty_json(value: object, *, ascii_only: bool = False) -> str:
     return json.dumps(encode(value), indent=2, ensure_ascii=ascii_only) + "\n"
 
 
+def json_line(value: object) -> str:
+    """Give the JSON text of a value as one line of a `.jsonl` file: fields in their written order, newline."""
+    return json.dumps(encode(value), ensure_ascii=False) + "\n"
+
+
 def digest(value: object) -> str:
     """Give the sha256, 64 hex digits, of a value's canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()

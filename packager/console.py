@@ -14,10 +14,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from packager import template_views
+from packager import evaluation_views, template_views
 from packager.artifacts import Check, Gguf, Outcome, Registered, Verdict
 from packager.codec import pretty_json
 from packager.demo import DemoResult
+from packager.evaluation.summary import Summary
 from packager.events import Advanced, Event, Noted, StageFinished, StageStarted
 from packager.named_templates import NamedTemplate
 from packager.parity.template_matrix import TemplateMatrix
@@ -228,6 +229,15 @@ class Console:
             return
         for line in template_views.difference_text(found):
             self._out.print(line)
+
+    def evaluation(self, found: Summary, folder: Path) -> None:
+        """Show the figures of an evaluation, and the folder that its rows are in."""
+        if self._as_json:
+            self.result(found)
+            return
+        self._out.print(evaluation_views.figures_table(found))
+        for line in evaluation_views.evaluation_lines(found, folder):
+            self.line(line)
 
     def _advance(self, event: Advanced) -> None:
         key = event.stage

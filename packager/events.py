@@ -16,7 +16,7 @@ class StageStarted:
 
 @dataclass(frozen=True, kw_only=True)
 class Advanced:
-    """`done` of `total` units of a stage are finished; `unit` is `B`, `step` or `probe`. `detail` names the item."""
+    """`done` of `total` units of a stage are finished; `unit` is `B`, `step`, `probe` or `row`. `detail` names the item."""
 
     stage: str
     done: int

@@ -49,6 +49,7 @@ def test_the_block_works() -> None:
         "packager.single_stages",
         "packager.template_proofs",
         "packager.demo",
+        "packager.evaluation.run",
         "packager.commands.chat",
         "packager.engines.ollama",
         "packager.engines.ollama_chat",

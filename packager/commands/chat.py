@@ -11,8 +11,8 @@ from unicodedata import category
 
 import click
 
-from packager.artifacts import Message, Modelfile, OllamaParameters, Quant
-from packager.errors import InputInvalid, OllamaFailed, Usage
+from packager.artifacts import Message, OllamaParameters, Quant
+from packager.errors import OllamaFailed
 
 if TYPE_CHECKING:
     from packager.engines.llama_cpp import Embedded
@@ -156,9 +156,11 @@ def _from_ollama(model: str, quant: str | None) -> Answer:
 def _embedded(path: Path, quant: str | None) -> tuple[Embedded, Answer]:
     """Load a GGUF into this process, with the parameters of the Modelfile beside it."""
     from packager.engines.llama_cpp import Embedded
+    from packager.formats.build_folder import choose_gguf, read_modelfile
 
-    modelfile = _modelfile(path if path.is_dir() else path.parent)
-    gguf = _gguf_in(path, quant, modelfile) if path.is_dir() else path
+    modelfile = read_modelfile(path if path.is_dir() else path.parent)
+    chosen = Quant(quant) if quant is not None else None
+    gguf = choose_gguf(path, chosen, command="packager chat") if path.is_dir() else path
     said = modelfile.parameters if modelfile is not None else OllamaParameters()
     engine = Embedded(gguf, context_tokens=said.num_ctx or 4096, stops=said.stop)
     click.echo(f"{gguf.name} in the embedded llama.cpp", err=True)
@@ -176,29 +178,6 @@ def _embedded(path: Path, quant: str | None) -> tuple[Embedded, Answer]:
             yield Piece(text=text)
 
     return engine, answer
-
-
-def _modelfile(folder: Path) -> Modelfile | None:
-    """Read the Modelfile of a build folder, if there is one."""
-    from packager.formats.modelfile import parse_modelfile
-
-    path = folder / "Modelfile"
-    return parse_modelfile(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def _gguf_in(folder: Path, quant: str | None, modelfile: Modelfile | None) -> Path:
-    """Choose a GGUF of a folder: the quant asked for, the one its Modelfile names, or the only one."""
-    files = sorted(folder.glob("*.gguf"))
-    if quant is not None:
-        files = [file for file in files if file.stem.upper().endswith(f"-{quant.upper()}")]
-    elif modelfile is not None:
-        files = [file for file in files if file.name == Path(modelfile.gguf).name] or files
-    if not files:
-        which = f"no {quant} GGUF file" if quant else "no GGUF file"
-        raise InputInvalid(f"{folder}: {which}", hint=f"packager build BASE ADAPTER -o {folder}")
-    if len(files) > 1:
-        raise Usage(f"{folder} has {len(files)} GGUF files", hint=f"Name one: packager chat {files[0]}")
-    return files[0]
 
 
 def _is_file(model: str) -> bool:

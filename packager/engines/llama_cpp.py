@@ -99,16 +99,25 @@ class Embedded:
         return tuple(self._llama.tokenize(text.encode("utf-8"), add_bos=add_special, special=True))
 
     def generate(self, conversation: Conversation, *, max_tokens: int) -> str | NotSupported:
-        """Give the greedy answer, without special tokens, at most `max_tokens` tokens long; no penalties."""
-        if isinstance(self._formatter, NotSupported):
-            return self._formatter
-        return "".join(self.stream_chat(conversation.messages, max_tokens=max_tokens))
+        """Give the greedy answer, without special tokens, at most `max_tokens` tokens long; no penalties.
+
+        It starts from an empty cache: a prompt that is read in other pieces has other last digits, which can decide a tie.
+        """
+        ids, room = self.tokens(conversation), self._llama.n_ctx()
+        if isinstance(ids, NotSupported):
+            return ids
+        if len(ids) >= room:
+            return NotSupported(code="CONTEXT_FULL", detail=f"{len(ids)} tokens do not fit a context of {room}")
+        self._llama.reset()
+        tools = declared_tools(conversation)
+        return "".join(self.stream_chat(conversation.messages, tools=tools, max_tokens=max_tokens))
 
     def stream_chat(
         self,
         messages: tuple[Message, ...],
         *,
         max_tokens: int,
+        tools: list[dict[str, Json]] | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
         top_k: int = 0,
@@ -121,6 +130,7 @@ class Embedded:
         Args:
             messages: The turns so far; the last one is usually the user's.
             max_tokens: The longest answer, in tokens.
+            tools: The functions declared to the model, in OpenAI's form.
             temperature: 0 is greedy; above it the next four values apply, each neutral by default.
             top_p: Keep the most likely tokens up to this total probability.
             top_k: Keep this many tokens; 0 keeps all.
@@ -136,6 +146,7 @@ class Embedded:
         try:
             chunks = self._llama.create_chat_completion(
                 messages=template_messages(messages),
+                tools=tools,
                 max_tokens=max_tokens,
                 temperature=temperature,
                 top_p=top_p,

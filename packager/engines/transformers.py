@@ -99,9 +99,12 @@ class Reference:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
     def generate(self, conversation: Conversation, *, max_tokens: int) -> str | NotSupported:
-        """Give the greedy answer, without special tokens, at most `max_tokens` tokens long."""
-        answer = self.answer(conversation, max_tokens=max_tokens)
-        return answer if isinstance(answer, NotSupported) else answer.text
+        """Give the text of `answer`, without the memory that its distributions take."""
+        prompt = self.tokens(conversation)
+        if isinstance(prompt, NotSupported):
+            return prompt
+        ids = [token for token, _ in self._greedy(prompt, max_tokens, whole_prompt=False)]
+        return self._tokenizer.decode(ids, skip_special_tokens=True)
 
     def answer(self, conversation: Conversation, *, max_tokens: int) -> Answer | NotSupported:
         """Answer greedily: no penalty, no sampling default of generation_config, ties to the lower id.
@@ -114,21 +117,12 @@ class Reference:
             InputInvalid: The model's folder cannot be loaded.
         """
         import numpy as np
-        import torch
 
         prompt = self.tokens(conversation)
         if isinstance(prompt, NotSupported):
             return prompt
-        ids: list[int] = []
-        rows: list[NDArray[np.float32]] = []
-        feed, cache = torch.tensor([prompt]), None
-        with torch.inference_mode():
-            while len(ids) < max_tokens and not (ids and ids[-1] in self._end_ids):
-                out = self._model(input_ids=feed, past_key_values=cache, use_cache=True, logits_to_keep=feed.shape[1])
-                cache = out.past_key_values
-                rows.append(_log_softmax(out.logits[0]))
-                ids.append(int(rows[-1][-1].argmax()))
-                feed = torch.tensor([[ids[-1]]])
+        found = list(self._greedy(prompt, max_tokens, whole_prompt=True))
+        ids, rows = [token for token, _ in found], [logprobs for _, logprobs in found]
         text = self._tokenizer.decode(ids, skip_special_tokens=True)
         told, first = rows[0][:-1], rows[0][-1:]
         answer = np.concatenate([first, *rows[1:]])
@@ -203,6 +197,25 @@ class Reference:
     def bos_text(self) -> str:
         """The tokenizer's beginning-of-sequence token, empty when it has none."""
         return self._tokenizer.bos_token or ""
+
+    def _greedy(
+        self, prompt: tuple[int, ...], max_tokens: int, *, whole_prompt: bool
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Give each token of an answer with the distributions of its step, the last of which it was taken from.
+
+        With `whole_prompt` the first step has a row for every token of the prompt; every other step has one.
+        """
+        import torch
+
+        feed, cache, said, token = torch.tensor([prompt]), None, 0, -1
+        while said < max_tokens and token not in self._end_ids:
+            keep = feed.shape[1] if whole_prompt else 1
+            with torch.inference_mode():
+                out = self._model(input_ids=feed, past_key_values=cache, use_cache=True, logits_to_keep=keep)
+                logprobs = _log_softmax(out.logits[0])
+            cache, said, token = out.past_key_values, said + 1, int(logprobs[-1].argmax())
+            yield token, logprobs
+            feed = torch.tensor([[token]])
 
     @cached_property
     def _tokenizer(self) -> _Tokenizer:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from packager.artifacts import Gguf, Quant
-from packager.errors import InputInvalid
+from packager.artifacts import Gguf, Modelfile, Quant
+from packager.errors import InputInvalid, Usage
 from packager.formats.gguf import read_gguf
+from packager.formats.modelfile import parse_modelfile
 
 MODELFILE_NAME = "Modelfile"
 # llama.h, enum llama_ftype
@@ -52,3 +53,39 @@ def describe_gguf(path: Path) -> Gguf:
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return Gguf(path=path, quant=quant, sha256=sha256, size_bytes=path.stat().st_size)
+
+
+def choose_gguf(folder: Path, quant: Quant | None, *, command: str) -> Path:
+    """Give one GGUF of a folder by its name: that of the quant, the one its Modelfile names, or the only one.
+
+    Args:
+        folder: The build folder.
+        quant: Which one; None leaves it to the Modelfile.
+        command: What to type with a file's name, for the hint.
+
+    Raises:
+        InputInvalid: There is none, or the Modelfile cannot be read.
+        Usage: There are several.
+    """
+    files = sorted(folder.glob("*.gguf"))
+    modelfile = read_modelfile(folder) if quant is None else None
+    if quant is not None:
+        files = [file for file in files if file.stem.upper().endswith(f"-{quant.value.upper()}")]
+    elif modelfile is not None:
+        files = [file for file in files if file.name == Path(modelfile.gguf).name] or files
+    if not files:
+        which = f"no {quant.value} GGUF file" if quant else "no GGUF file"
+        raise InputInvalid(f"{folder}: {which}", hint=f"packager build BASE ADAPTER -o {folder}")
+    if len(files) > 1:
+        raise Usage(f"{folder} has {len(files)} GGUF files", hint=f"Name one: {command} {files[0]}")
+    return files[0]
+
+
+def read_modelfile(folder: Path) -> Modelfile | None:
+    """Give the Modelfile of a folder, None when there is none.
+
+    Raises:
+        InputInvalid: It cannot be read.
+    """
+    path = folder / MODELFILE_NAME
+    return parse_modelfile(path.read_text(encoding="utf-8")) if path.is_file() else None

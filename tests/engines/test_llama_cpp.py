@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,33 @@ def test_too_many_tokens_for_the_context_are_refused(made: Callable[[str], Made]
     with pytest.raises(InputInvalid, match="exceed context window") as caught:
         list(embedded.stream_chat((Message(role="user", content="word " * 400),), max_tokens=4))
     assert caught.value.hint
+    long = Conversation(id="long", group="USER", messages=(Message(role="user", content="word " * 400),))
+    answer = embedded.generate(long, max_tokens=4)
+    assert isinstance(answer, NotSupported)
+    assert answer.code == "CONTEXT_FULL"
+
+
+def test_an_answer_does_not_depend_on_the_one_before(engine: Embedded, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.generate(HELLO, max_tokens=4)
+    evaluated: list[int] = []
+    evaluate = engine._llama.eval
+    monkeypatch.setattr(engine._llama, "eval", lambda ids: (evaluated.append(len(ids)), evaluate(ids)))
+    ids = engine.tokens(HELLO)
+    assert isinstance(ids, tuple)
+
+    engine.generate(HELLO, max_tokens=1)
+
+    assert evaluated == [len(ids)]
+
+
+def test_an_answer_is_to_the_declared_functions_too(engine: Embedded) -> None:
+    probe = next(probe for probe in every_probe() if probe.tools and isinstance(engine.tokens(probe), tuple))
+    ids = engine.tokens(probe)
+    assert isinstance(ids, tuple)
+    assert ids != engine.tokens(replace(probe, tools=()))
+    engine.generate(HELLO, max_tokens=1)
+    engine.generate(probe, max_tokens=1)
+    assert tuple(engine._llama.input_ids[: len(ids)]) == ids
 
 
 def test_a_greedy_answer_is_the_likeliest_token_each_time(engine: Embedded) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from packager.artifacts import Quant
-from packager.errors import InputInvalid
-from packager.formats.build_folder import describe_gguf, find_ggufs
+from packager.artifacts import Modelfile, OllamaParameters, Quant
+from packager.errors import InputInvalid, Usage
+from packager.formats.build_folder import choose_gguf, describe_gguf, find_ggufs, read_modelfile
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +59,44 @@ def test_a_folder_without_gguf_is_refused(make: bool, tmp_path: Path) -> None:
         (tmp_path / "out").mkdir()
     with pytest.raises(InputInvalid, match="out"):
         find_ggufs(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("quant", "modelfile", "expected"),
+    [
+        pytest.param(Quant.Q8_0, "FROM ./a-Q4_K_M.gguf\n", "a-Q8_0.gguf", id="the quant asked for"),
+        pytest.param(None, "FROM ./a-Q8_0.gguf\n", "a-Q8_0.gguf", id="the Modelfile's"),
+    ],
+)
+def test_one_of_several_is_chosen(tmp_path: Path, quant: Quant | None, modelfile: str, expected: str) -> None:
+    for name in ("a-Q4_K_M.gguf", "a-Q8_0.gguf"):
+        (tmp_path / name).touch()
+    (tmp_path / "Modelfile").write_text(modelfile)
+
+    assert choose_gguf(tmp_path, quant, command="packager chat").name == expected
+
+
+def test_the_only_one_is_chosen_whatever_its_modelfile_says(tmp_path: Path) -> None:
+    (tmp_path / "renamed.gguf").touch()
+    (tmp_path / "Modelfile").write_text("FROM ./a-Q8_0.gguf\n")
+
+    assert choose_gguf(tmp_path, None, command="packager chat").name == "renamed.gguf"
+    assert read_modelfile(tmp_path) == Modelfile(gguf="a-Q8_0.gguf", parameters=OllamaParameters(), license_text=None)
+
+
+def test_several_without_a_choice_are_refused(tmp_path: Path) -> None:
+    for name in ("a-Q4_K_M.gguf", "a-Q8_0.gguf"):
+        (tmp_path / name).touch()
+
+    with pytest.raises(Usage) as caught:
+        choose_gguf(tmp_path, None, command="packager eval")
+
+    assert caught.value.hint == f"Name one: packager eval {tmp_path / 'a-Q4_K_M.gguf'}"
+    assert read_modelfile(tmp_path) is None
+
+
+def test_a_quant_that_is_not_there_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a-Q8_0.gguf").touch()
+
+    with pytest.raises(InputInvalid, match="no f16 GGUF file"):
+        choose_gguf(tmp_path, Quant.F16, command="packager chat")
