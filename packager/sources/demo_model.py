@@ -93,7 +93,7 @@ def train_adapter(base: Path, output: Path, *, seed: int = 0, emit: Emit = silen
         model = get_peft_model(
             model, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
         )
-        batches = [_labelled(tokenizer, question, answer) for question, answer in DIALOGUES]
+        batches = [labelled(tokenizer, question, answer) for question, answer in DIALOGUES]
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
         for step in range(STEPS):
             loss = 0.0
@@ -109,7 +109,7 @@ def train_adapter(base: Path, output: Path, *, seed: int = 0, emit: Emit = silen
     return output
 
 
-def _labelled(tokenizer: Any, question: str, answer: str) -> tuple[torch.Tensor, torch.Tensor]:
+def labelled(tokenizer: Any, question: str, answer: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Give token ids and labels, both `(1, tokens)` int64; the labels of everything before the answer are -100."""
     messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     whole = tokenizer.apply_chat_template(messages, tokenize=False)
