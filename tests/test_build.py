@@ -19,6 +19,7 @@ from packager.codec import decode
 from packager.engines.llama_cpp import Embedded
 from packager.engines.ollama import OllamaEngine, OllamaServer
 from packager.engines.transformers import Reference
+from packager.evidence import Part
 from packager.parity.report import Report
 from tests.run_packager import Finished, error_lines, run_packager
 
@@ -185,6 +186,36 @@ def test_a_folder_can_be_registered_and_verified_later(
     assert verified.code == 0, verified.err
     outcomes = {check["outcome"] for check in json.loads(verified.out)["checks"]}
     assert outcomes == {"passed"}
+
+
+def test_the_users_own_rows_are_compared_too(
+    built: tuple[Path, Finished], base: Path, adapter: Path, tmp_path: Path
+) -> None:
+    out, _ = built
+    rows = [
+        {"messages": [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "I am Packy."}]},
+        {"instruction": "Say it in French.", "input": "Good morning", "output": "Bonjour, cafe\u0301!"},
+    ]
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    finished = run_packager("verify", out, base, adapter, "--data", data, "--json")
+    assert finished.code == 0, finished.err
+    lines = [check for check in json.loads(finished.out)["checks"] if check["name"] == "your data"]
+    assert [(line["subject"], line["outcome"]) for line in lines] == [(quant.value, "passed") for quant in Quant]
+    evidence = decode(Report, json.loads((out / "report.json").read_text())).evidence
+    assert {d.part for d in evidence.distances} == set(Part)
+    (yours,) = [found for found in evidence.tokenizer if found.name == "your data"]
+    assert yours.texts == 4
+
+
+def test_a_row_without_an_answer_stops_a_build_before_it_writes(base: Path, adapter: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"messages": [{"role": "user", "content": "Hi"}]}\n')
+    for command in (("build", base, adapter, "-o", tmp_path / "out"), ("verify", tmp_path / "out", base, adapter)):
+        finished = run_packager(*command, "--data", data)
+        assert finished.code == 3
+        assert "data.jsonl: line 1: no turn of the assistant" in error_lines(finished)[0]
+        assert not (tmp_path / "out").exists()
 
 
 def test_the_wrong_adapter_is_found_out(built: tuple[Path, Finished], base: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from packager.artifacts import Quant
 from packager.commands import options
-from packager.commands.options import Gate, QuantList
+from packager.commands.options import ByteSize, Gate, QuantList
 
 
 def quants(text: str) -> tuple[str, ...]:
@@ -117,3 +117,28 @@ def test_a_command_names_the_option_and_the_word() -> None:
     result = CliRunner().invoke(show, ["--quant", "q9"])
     assert result.exit_code == 2
     assert "Invalid value for '--quant': 'q9' is not one of f16, q8_0, q4_k_m" in result.output
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("8GB", 8_000_000_000),
+        ("8gb", 8_000_000_000),
+        (" 500 MB ", 500_000_000),
+        ("1.5g", 1_500_000_000),
+        ("2TB", 2_000_000_000_000),
+        ("12k", 12_000),
+        ("77", 77),
+        ("0", 0),
+    ],
+    ids=repr,
+)
+def test_a_size_is_in_powers_of_1000(text: str, count: int) -> None:
+    assert ByteSize().convert(text, None, None) == count
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1GB", "8GiB", "8 PB", "1,5GB", "eight"], ids=repr)
+def test_what_is_no_size_is_shown(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="is not a size such as 8GB or 500MB") as caught:
+        ByteSize().convert(text, None, None)
+    assert repr(text) in caught.value.message
