@@ -66,9 +66,25 @@ class OllamaApi:
         Raises:
             OllamaFailed: No answer, a refusal, a line that is an error, no JSON or too long, or a broken connection.
         """
+        for line in self.lines(path, body):
+            yield self.parsed(line, path)
+
+    def lines(self, path: str, body: dict[str, Json]) -> Iterator[bytes]:
+        """Send a JSON object and give the reply's lines as bytes, empty ones left out.
+
+        Raises:
+            OllamaFailed: As for `stream`, but for what a line says.
+        """
         with self._request("POST", path, json=body) as response:
-            for line in self._lines(response, path):
-                yield self._checked(self._json(line, path), path)
+            yield from self._lines(response, path)
+
+    def parsed(self, data: bytes, path: str) -> dict[str, Json]:
+        """Give the JSON object that the server at `path` sent; one that reports an error is raised as OllamaRefused.
+
+        Raises:
+            OllamaFailed: It is no JSON object, or says that something failed.
+        """
+        return self._checked(self._json(data, path), path)
 
     def has_blob(self, sha256: str) -> bool:
         """Say whether the store has a blob of that name; Ollama does not look at its bytes."""
@@ -150,7 +166,7 @@ class OllamaApi:
 
     def _object(self, response: httpx.Response, path: str) -> dict[str, Json]:
         body = b"".join(self._capped(response, path))
-        return self._checked(self._json(body, path), path) if body.strip() else {}
+        return self.parsed(body, path) if body.strip() else {}
 
     def _checked(self, reply: Json, path: str) -> dict[str, Json]:
         if not isinstance(reply, dict):
@@ -242,9 +258,10 @@ def _blob(sha256: str) -> str:
 def _one_line(reason: Json) -> str:
     """Give a server's words as one line of at most 500 characters, without control characters.
 
-    llama-server's own errors arrive as JSON inside the text; of those, the message is taken.
+    llama-server's own errors arrive as JSON inside the text, those of the OpenAI endpoint as an object; of both, the message
+    is taken.
     """
-    text = str(reason)
+    text = str(reason.get("message", reason)) if isinstance(reason, dict) else str(reason)
     with suppress(ValueError, KeyError, TypeError, RecursionError):
         text = str(json.loads(text)["error"]["message"])
     return "".join(character for character in " ".join(text.split()) if character.isprintable())[:500]

@@ -72,6 +72,11 @@ class OllamaServer:
         server.require(minimum)
         return server
 
+    @property
+    def api(self) -> OllamaApi:
+        """Its JSON interface, for the questions that only `engines.ollama_doors` asks."""
+        return self._api
+
     def require(self, minimum: tuple[int, ...]) -> None:
         """Raise OllamaFailed, naming both versions, unless the server is at least that new."""
         if not at_least(self.version, minimum):
