@@ -15,7 +15,7 @@ from packager.engines.ollama_answers import ServedAnswer
 from packager.engines.ollama_api import OllamaRefused
 from packager.engines.ollama_doors import Door, Question, ask, ask_raw
 from packager.engines.ollama_openai import OPTIONS
-from packager.engines.ollama_server import Name, OllamaServer, Options
+from packager.engines.ollama_server import NOT_FOUND, Name, OllamaServer, Options
 from packager.formats.chat_messages import declared_tools
 
 __all__ = ["GREEDY", "OllamaEngine", "OllamaServer"]
@@ -79,16 +79,6 @@ class OllamaEngine:
             return NotSupported(code="NO_PROMPT_COUNT", detail=f"Ollama {version} does not count cached prompt tokens")
         return answer.prompt_tokens
 
-    def first_token(self, conversation: Conversation, top: int = 20) -> tuple[TokenLogprob, ...] | NotSupported:
-        """Give the `top` (1 to 20) likeliest first tokens of the answer, the likeliest first.
-
-        The probabilities are the model's own, before sampling: natural logarithms over the whole vocabulary.
-        """
-        found = self.answer(conversation, max_tokens=1, top_logprobs=top)
-        if isinstance(found, NotSupported):
-            return found
-        return found.tokens[0].top if found.tokens else self._no_logprobs()
-
     def next_token(self, prompt: str, *, tokens: int, top: int = 20) -> tuple[TokenLogprob, ...] | NotSupported:
         """Give the `top` (1 to 20) likeliest tokens after a prompt that is given as text, special tokens in it recognised.
 
@@ -105,9 +95,10 @@ class OllamaEngine:
             if found.prompt_tokens != tokens:
                 detail = f"it is {found.prompt_tokens} tokens in Ollama, {tokens} in the reference"
                 return NotSupported(code="OTHER_TOKENS", detail=detail)
-            if found.tokens:
+            if found.tokens and found.tokens[0].top:
                 return found.tokens[0].top
-        return self._no_logprobs()
+        detail = f"Ollama {self._server.version} gave no probabilities of a token"
+        return NotSupported(code="NO_LOGPROBS", detail=detail)
 
     def generate(self, conversation: Conversation, *, max_tokens: int) -> str | NotSupported:
         """Give the greedy answer, without special tokens, at most `max_tokens` tokens long.
@@ -147,16 +138,18 @@ class OllamaEngine:
         question = Question(
             model=self.model, conversation=conversation, max_tokens=max_tokens, top_logprobs=top_logprobs
         )
-        return self._asked(partial(ask, self._server.api, door, question, options))
+        try:
+            return self._asked(partial(ask, self._server.api, door, question, options))
+        except OllamaRefused as error:
+            if door.is_openai and error.status == NOT_FOUND and "model" not in error.message:
+                return NotSupported(code="NO_OPENAI", detail=f"Ollama {self._server.version} has no such endpoint")
+            raise
 
     def _asked(self, question: Callable[[], ServedAnswer]) -> ServedAnswer | NotSupported:
         try:
             return question()
         except OllamaRefused as error:
             return _refused(error)
-
-    def _no_logprobs(self) -> NotSupported:
-        return NotSupported(code="NO_LOGPROBS", detail=f"Ollama {self._server.version} gave no probabilities")
 
 
 def _refused(error: OllamaRefused) -> NotSupported:

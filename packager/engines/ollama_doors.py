@@ -33,6 +33,11 @@ class Door(StrEnum):
     OPENAI = f"{PATH}, streamed"
     OPENAI_WHOLE = PATH
 
+    @property
+    def is_openai(self) -> bool:
+        """Whether it speaks OpenAI's protocol."""
+        return self in (Door.OPENAI, Door.OPENAI_WHOLE)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Question:

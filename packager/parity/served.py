@@ -24,7 +24,7 @@ from packager.parity.served_doors import DOOR_TOKENS, ask_doors, openai_check, s
 from packager.parity.shown import ShownVocabulary
 from packager.parity.steps import Steps
 from packager.parity.tokens import compare_tokens
-from packager.parity.truth import Truth
+from packager.parity.truth import GREEDY_ANSWERS, Truth
 
 if TYPE_CHECKING:
     from packager.engines.ollama import OllamaEngine
@@ -65,9 +65,11 @@ def served_findings(
     label = f"{engine.name} {subject}"
     answers = {answered.conversation.id: answered for answered in truth.answered}
     vocabulary = _vocabulary(file)
+    beside = set(list(answers)[:GREEDY_ANSWERS])
     asked = []
     for conversation in truth.conversations:
-        asked.append(ask_served(engine, conversation, answers.get(conversation.id), file, vocabulary))
+        answered, beside_file = answers.get(conversation.id), conversation.id in beside
+        asked.append(ask_served(engine, conversation, answered, file, vocabulary, beside_file=beside_file))
         steps.done(f"{label}: {conversation.id}")
     stored = Findings(checks=(_stored(registered, engine.name),))
     fed = _prompts(asked, file, truth, subject=subject, engine=engine.name)

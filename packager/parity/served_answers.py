@@ -46,6 +46,8 @@ def ask_served(
     answered: Answered | None,
     file: Embedded,
     vocabulary: ShownVocabulary | NotSupported,
+    *,
+    beside_file: bool,
 ) -> Asked:
     """Put one conversation to a served model; a CORE one is answered, and the reference's answer followed right behind it.
 
@@ -55,6 +57,7 @@ def ask_served(
         answered: The reference's answer, None where it has none.
         file: The same GGUF embedded.
         vocabulary: Its vocabulary, or why there is none.
+        beside_file: Have the file say how sure it is of the reference's answer too.
 
     Raises:
         OllamaFailed: The server died or refused.
@@ -70,7 +73,7 @@ def ask_served(
     elif isinstance(vocabulary, NotSupported):
         followed = vocabulary
     else:
-        followed = follow(engine, answered, prompt, found, file, vocabulary)
+        followed = follow(engine, answered, prompt, found, file, vocabulary, beside_file=beside_file)
     return Asked(prompt=prompt, count=engine.counted(found), spoken=(answered, found), followed=followed)
 
 

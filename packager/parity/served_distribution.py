@@ -43,7 +43,7 @@ class Followed:
     Attributes:
         answered: The conversation.
         to_reference: Each place against the reference; None where it was left out.
-        to_file: The same places against the file embedded.
+        to_file: The same places against the file embedded, where that was asked too.
         left_out: Why the first place that was left out was; empty when none was.
     """
 
@@ -60,6 +60,8 @@ def follow(
     spoken: ServedAnswer,
     file: Embedded,
     vocabulary: ShownVocabulary,
+    *,
+    beside_file: bool,
 ) -> Followed:
     """Look at every place of one answer.
 
@@ -70,6 +72,7 @@ def follow(
         spoken: Ollama's own greedy answer, with its tokens.
         file: The same GGUF embedded.
         vocabulary: Its vocabulary.
+        beside_file: Have the file say how sure it is of the same answer, which takes as long as reading the prompt.
 
     Raises:
         OllamaFailed: The server died or refused.
@@ -77,14 +80,20 @@ def follow(
     """
     answer = answered.answer
     tops: list[Top | NotSupported] = list(own_places(spoken, answer.ids, vocabulary))
-    for place in range(len(tops), len(answer.ids)):
-        tops.append(_continued(engine, file, prompt, answer, place))
-    rows = file.next_logprobs(answer.prompt + answer.ids[:-1], start=len(answer.prompt) - 1)
+    while len(tops) < len(answer.ids):
+        found = _continued(engine, file, prompt, answer, len(tops))
+        # What this Ollama does not show at one place, it shows nowhere.
+        times = len(answer.ids) - len(tops) if isinstance(found, NotSupported) and found.code == "NO_LOGPROBS" else 1
+        tops += [found] * times
+    to_file: tuple[Seen | None, ...] = ()
+    if beside_file:
+        rows = file.next_logprobs(answer.prompt + answer.ids[:-1], start=len(answer.prompt) - 1)
+        to_file = _seen(rows, tops, answer.ids, vocabulary)
     reasons = [top for top in tops if isinstance(top, NotSupported)]
     return Followed(
         answered=answered,
         to_reference=_seen(answer.logprobs, tops, answer.ids, vocabulary),
-        to_file=_seen(rows, tops, answer.ids, vocabulary),
+        to_file=to_file,
         left_out=f"{reasons[0].code}: {reasons[0].detail}" if reasons else "",
     )
 
@@ -113,31 +122,35 @@ def distribution_findings(
     """Judge the places of all answers.
 
     Returns:
-        Checks `distribution`, `same file` and `first token`, with the figures behind them.
+        Checks `distribution`, `same file` and `first token`, with the figures behind them; not checked where Ollama shows no
+        place at all.
     """
     places = [seen for one in followed for seen in one.to_reference if seen is not None]
-    left_out = sum(seen is None for one in followed for seen in one.to_reference)
-    first = [one for one in followed if one.to_reference[0] is not None]
     reason = next((one.left_out for one in followed if one.left_out), "")
-    if not places or not first:
-        unmade = tuple(
-            Check(subject=subject, engine=engine, name=name, outcome=Outcome.NOT_CHECKED, detail=reason)
-            for name in ("distribution", "same file", "first token")
-        )
-        return Findings(checks=unmade)
+    if not places:
+        names = ("distribution", "same file", "first token")
+        return Findings(checks=tuple(not_shown(reason, subject=subject, engine=engine, name=name) for name in names))
     distance = part_distance(_scores(places), subject=subject, engine=engine, part=Part.ANSWER)
     check = distribution_check(distance, gates)
+    if left_out := sum(seen is None for one in followed for seen in one.to_reference):
+        detail = f"{check.detail}; {left_out} places left out ({reason})"
+        check = replace(check, detail=detail, measures=(*check.measures, measure("left out", left_out, "tokens")))
     return Findings(
         checks=(
-            _with_left_out(check, left_out, reason) if left_out else check,
-            _same_file(followed, subject=subject, engine=engine),
-            _first_token(first, gates, subject=subject, engine=engine),
+            check,
+            _same_file(followed, reason, subject=subject, engine=engine),
+            _first_token(followed, reason, gates, subject=subject, engine=engine),
         ),
         distances=(distance,),
         positions=tuple(
             _positions(one, truth, subject=subject, engine=engine) for one in followed if None not in one.to_reference
         ),
     )
+
+
+def not_shown(reason: str, *, subject: str, engine: str, name: str) -> Check:
+    """Give the line of a comparison for which Ollama shows too little."""
+    return Check(subject=subject, engine=engine, name=name, outcome=Outcome.NOT_CHECKED, detail=reason)
 
 
 def _continued(
@@ -177,32 +190,30 @@ def _scores(places: Sequence[Seen]) -> Scores:
     )
 
 
-def _with_left_out(check: Check, left_out: int, reason: str) -> Check:
-    detail = f"{check.detail}; {left_out} places left out ({reason})"
-    return replace(check, detail=detail, measures=(*check.measures, measure("left out", left_out, "tokens")))
-
-
-def _same_file(followed: Sequence[Followed], *, subject: str, engine: str) -> Check:
+def _same_file(followed: Sequence[Followed], reason: str, *, subject: str, engine: str) -> Check:
     """Judge the served model against its own file: the two must be one model."""
     places = [seen for one in followed for seen in one.to_file if seen is not None]
-    mean = sum(seen.kl for seen in places) / len(places)
+    if not places:
+        return not_shown(reason, subject=subject, engine=engine, name="same file")
     measures = (
-        measure("mean KL to the same file in llama.cpp", mean, "nats", SAME_FILE_KL[subject]),
-        measure("max KL to it", max(seen.kl for seen in places), "nats"),
-        measure("top-1 agreement with it", sum(seen.same_top for seen in places) / len(places), "share"),
+        measure("mean KL to the file in llama.cpp", _mean(places), "nats", SAME_FILE_KL[subject]),
+        measure("top-1 agreement", sum(seen.same_top for seen in places) / len(places), "share"),
+        measure("max KL", max(seen.kl for seen in places), "nats"),
+        measure("positions", len(places), "tokens"),
     )
     return gated(measures, subject=subject, engine=engine, name="same file")
 
 
-def _first_token(followed: Sequence[Followed], gates: QuantGates, *, subject: str, engine: str) -> Check:
-    first = [(one.to_reference[0], one.to_file[0]) for one in followed]
-    to_reference = [seen.kl for seen, _ in first if seen is not None]
-    to_file = [seen.kl for _, seen in first if seen is not None]
-    measures = (
-        measure(f"mean KL over the top {TOP_TOKENS}", sum(to_reference) / len(to_reference), "nats", gates.first_kl),
-        measure("to the same file in llama.cpp", sum(to_file) / len(to_file), "nats"),
-    )
+def _first_token(followed: Sequence[Followed], reason: str, gates: QuantGates, *, subject: str, engine: str) -> Check:
+    first = [one.to_reference[0] for one in followed if one.to_reference[0] is not None]
+    if not first:
+        return not_shown(reason, subject=subject, engine=engine, name="first token")
+    measures = (measure(f"mean KL over the top {TOP_TOKENS}", _mean(first), "nats", gates.first_kl),)
     return gated(measures, subject=subject, engine=engine, name="first token")
+
+
+def _mean(places: Sequence[Seen]) -> float:
+    return sum(seen.kl for seen in places) / len(places)
 
 
 def _positions(one: Followed, truth: Truth, *, subject: str, engine: str) -> AnswerPositions:

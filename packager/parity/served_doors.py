@@ -56,9 +56,9 @@ def ask_doors(engine: OllamaEngine, conversation: Conversation, *, max_tokens: i
         try:
             return engine.through(door, conversation, max_tokens=max_tokens, top_logprobs=TOP_TOKENS)
         except OllamaFailed as error:
-            if door in (Door.NATIVE, Door.NATIVE_WHOLE):
-                raise
-            return error
+            if door.is_openai:
+                return error
+            raise
 
     native = ask(Door.NATIVE)
     others = tuple((door, ask(door)) for door in (Door.NATIVE_WHOLE, Door.OPENAI, Door.OPENAI_WHOLE))

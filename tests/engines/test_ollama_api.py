@@ -288,6 +288,8 @@ class TestEngine:
     def ask(self, fault: Fault, question: str) -> object:
         with faulty(fault) as url:
             engine = OllamaEngine(OllamaServer.connect(url, minimum=(0,)), "x")
+            if question == "answer":
+                return engine.answer(PROBE, max_tokens=1, top_logprobs=20)
             return getattr(engine, question)(PROBE)
 
     @pytest.mark.parametrize("version", ["0.11.4", "0.34.0"], ids=["too old to ask", "does not know the field"])
@@ -307,9 +309,12 @@ class TestEngine:
         assert found.code == "NO_PROMPT_COUNT"
 
     def test_no_probabilities(self) -> None:
-        found = self.ask(Fault(lines={"/api/chat": [{"message": {"content": "Hi"}, "done": True}]}), "first_token")
+        fault = Fault(replies={"/api/generate": (200, {"response": "Hi", "done": True, "prompt_eval_count": 3})})
+        with faulty(fault) as url:
+            found = OllamaEngine(OllamaServer.connect(url), "x").next_token("Hello", tokens=3)
         assert isinstance(found, NotSupported)
         assert found.code == "NO_LOGPROBS"
+        assert {body["options"]["seed"] for body in fault.bodies} == set(range(8))
 
     def test_no_tokenizer(self) -> None:
         found = self.ask(Fault(), "tokens")
@@ -324,14 +329,14 @@ class TestEngine:
         ],
         ids=["template", "context"],
     )
-    @pytest.mark.parametrize("question", ["render", "first_token", "prompt_token_count"])
+    @pytest.mark.parametrize("question", ["render", "answer", "prompt_token_count"])
     def test_what_the_model_cannot_do(self, question: str, error: str, code: str) -> None:
         found = self.ask(Fault(replies={"/api/chat": (400, {"error": error})}), question)
         assert isinstance(found, NotSupported)
         assert found.code == code
         assert "{" not in found.detail
 
-    @pytest.mark.parametrize("question", ["render", "first_token"])
+    @pytest.mark.parametrize("question", ["render", "answer"])
     @pytest.mark.parametrize(
         ("status", "error"), [(404, "model 'x' not found"), (500, "model runner has unexpectedly stopped")], ids=str
     )
@@ -342,7 +347,7 @@ class TestEngine:
     @pytest.mark.parametrize("lines", [[], [{"message": {"content": "Hal"}}]], ids=["nothing", "half"])
     def test_answer_that_breaks_off(self, lines: list[object]) -> None:
         with pytest.raises(OllamaFailed, match="middle of an answer"):
-            self.ask(Fault(lines={"/api/chat": lines}), "first_token")
+            self.ask(Fault(lines={"/api/chat": lines}), "answer")
 
     def test_fields_of_other_types_count_as_absent(self) -> None:
         odd = {"message": [], "logprobs": {"token": 1}, "prompt_eval_count": True, "done": True, "_debug_info": 7}
