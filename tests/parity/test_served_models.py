@@ -18,6 +18,7 @@ from packager.artifacts import (
     Quant,
     Registered,
 )
+from packager.chat.probes import core_probes
 from packager.engines.llama_cpp import Embedded
 from packager.engines.ollama import OllamaEngine, OllamaServer
 from packager.engines.transformers import Answer, Reference
@@ -44,8 +45,8 @@ def talk(name: str, *turns: tuple[str, str]) -> Conversation:
 
 
 SUM = talk("sum", ("user", "What is 2 + 2?"))
-# Its answer begins with "<", which could become a stop text: llama-server holds it back, and shows no place for it.
-TAGS = talk("tags", ("user", 'Say <tag attr="1">.'), ("assistant", '<tag attr="1">'), ("user", "Again, please."))
+# Its answer holds "<", which could become a stop text: llama-server holds it back, and shows no place for it.
+TAGS = next(probe for probe in core_probes() if probe.id == "special-characters")
 WORD = talk("word", ("system", "Answer with one word."), ("user", "Say yes."))
 
 
@@ -109,9 +110,9 @@ def by_name(found: Findings) -> dict[str, Check]:
     return {check.name: check for check in found.checks}
 
 
-def test_the_reference_ends_its_answers(truth: Truth) -> None:
-    assert [one.answer.ids[-1] for one in truth.answered] == [2, 2, 2]
-    assert truth.answered[2].answer.text.startswith("<")
+def test_the_reference_ends_its_answers_and_one_holds_a_tag(truth: Truth) -> None:
+    assert [one.answer.ids[-1] for one in truth.answered[:2]] == [2, 2]
+    assert "<" in truth.answered[2].answer.text
 
 
 def test_a_sound_model_passes_every_line(sound: Findings) -> None:
