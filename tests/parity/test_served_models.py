@@ -128,7 +128,10 @@ def test_what_is_shown_of_it_is_as_far_as_the_whole_distributions(
         whole = embedded_findings(file, Quant.Q4_K_M, truth, GATES, Steps(99, silent))
     (served,) = sound.distances
     embedded = next(distance for distance in whole.distances if distance.part is Part.ANSWER)
-    assert served.positions == embedded.positions == sum(len(one.answer.ids) for one in truth.answered)
+    measures = {measure.name: measure.value for measure in by_name(sound)["distribution"].measures}
+    # One place: the reference spelled `attr="` with other tokens than its text is read as.
+    assert served.positions + measures["left out"] == embedded.positions
+    assert measures["left out"] == 1
     assert served.mean_kl == pytest.approx(embedded.mean_kl, rel=0.5)
     assert served.rms_probability == pytest.approx(embedded.rms_probability, rel=0.5)
     assert served.perplexity_ratio == pytest.approx(embedded.perplexity_ratio, abs=0.03)
