@@ -212,7 +212,7 @@ def without_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> VerifyJo
     """A comparison whose reference and file are doubles."""
     monkeypatch.setenv("PACKAGER_CACHE", str(tmp_path))
     sound = Check(subject="q8_0", engine="file", name="structure", outcome=Outcome.PASSED, detail="")
-    monkeypatch.setattr("packager.engines.transformers.Reference", lambda *_: Teacher())
+    monkeypatch.setattr("packager.engines.transformers.Reference", lambda *_, **__: Teacher())
     monkeypatch.setattr("packager.engines.llama_cpp.Embedded", lambda *_, **__: Pupil())
     monkeypatch.setattr("packager.stages.verify.check_structure", lambda *_, **__: Structure(check=sound, whole=True))
     base = Checkpoint(
