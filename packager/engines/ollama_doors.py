@@ -1,6 +1,6 @@
 """The doors of one served model: the same question through each of Ollama's endpoints, and text continued as it is.
 
-Unlike `OllamaServer.chat`, which hands out pieces for people to read as they come, this gives whole answers to compare.
+Unlike `ollama_chat.talk`, which hands out pieces for people to read as they come, this gives whole answers to compare.
 
 Source: ollama 0.34.0, api/types.go (`ChatRequest`, `GenerateRequest`), server/routes.go (`GenerateHandler`: `raw` leaves the
 prompt as it is).

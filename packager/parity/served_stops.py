@@ -61,7 +61,7 @@ def stops_check(
     of = sum(ends_by_itself(one.answer, truth) for one, _ in spoken)
     measures = (
         measure("ended as the reference", ended, "answers"),
-        measure("ran on or were not cut", len(faults), "answers", 0),
+        measure("wrong ends", len(faults), "answers", 0),
     )
     detail = f"{ended} of the {of} answers that the reference ended end there"
     if faults:

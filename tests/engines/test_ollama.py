@@ -237,8 +237,9 @@ class TestServer:
         assert not server.exists("rubbish")
 
     def test_answer_can_be_stopped(self, server: OllamaServer) -> None:
-        chunks = server.chat(NAME, USER.messages, options={"num_predict": 500})
-        first = next(chunks).content
+        turns = [{"role": "user", "content": "What is the capital of France?"}]
+        body = {"model": NAME, "messages": turns, "options": {"num_predict": 500}}
+        chunks = server.api.stream("/api/chat", body)
+        assert next(chunks)["message"]["content"]
         chunks.close()  # type: ignore[attr-defined]
-        assert first
         assert OllamaEngine(server, NAME).prompt_token_count(USER)  # the server is free again

@@ -14,6 +14,7 @@ from packager.engines.ollama_answers import ServedAnswer
 from packager.engines.ollama_doors import Door
 from packager.formats.model_name import ModelName
 from packager.stages.register import RegisterJob, register
+from tests.engines.ollama_faults import Fault, faulty
 
 NAME = "doors-test"
 PROBE = Conversation(
@@ -113,3 +114,26 @@ def test_a_prompt_longer_than_the_context_is_refused(engine: OllamaEngine) -> No
     found = engine.next_token("word " * 4000, tokens=4000)
     assert isinstance(found, NotSupported)
     assert found.code == "CONTEXT_FULL"
+
+
+@pytest.mark.parametrize(
+    ("door", "top", "more"),
+    [
+        pytest.param(Door.NATIVE, 0, {"stream": True}, id="streamed"),
+        pytest.param(Door.NATIVE_WHOLE, 5, {"stream": False, "logprobs": True, "top_logprobs": 5}, id="whole"),
+    ],
+)
+def test_what_the_native_endpoint_is_asked(door: Door, top: int, more: dict[str, object]) -> None:
+    last = {"message": {"content": "i"}, "done": True, "done_reason": "stop", "eval_count": 3}
+    fault = Fault(lines={"/api/chat": [{"message": {"content": "H"}}, last]})
+    if door is Door.NATIVE_WHOLE:
+        fault = Fault(replies={"/api/chat": (200, last)})
+    with faulty(fault) as url:
+        found = OllamaEngine(OllamaServer.connect(url), "x").through(
+            door, PROBE, max_tokens=7, top_logprobs=top, options={"seed": 7}
+        )
+    assert isinstance(found, ServedAnswer)
+    assert (found.content, found.end, found.answer_tokens) == ("Hi" if door is Door.NATIVE else "i", "stop", 3)
+    turns = [{"role": "user", "content": PROBE.messages[0].content}]
+    options = {"seed": 7, "num_predict": 7}
+    assert fault.bodies == [{"model": "x", "messages": turns, "options": options, "truncate": False} | more]

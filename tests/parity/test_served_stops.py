@@ -41,7 +41,7 @@ def test_an_answer_that_ends_with_the_reference() -> None:
     assert found.detail == "2 of the 2 answers that the reference ended end there; one is cut after 1 tokens"
     assert [(measure.name, measure.value) for measure in found.measures] == [
         ("ended as the reference", 2),
-        ("ran on or were not cut", 0),
+        ("wrong ends", 0),
     ]
 
 
