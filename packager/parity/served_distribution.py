@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 # Most mean KL between one file embedded and served, nats. Both are llama.cpp, but of other builds, and Ollama turns flash
 # attention on: docs/served.md has what was measured.
-SAME_FILE_KL = {"f16": 3e-4, "q8_0": 0.02, "q4_k_m": 0.06}
+SAME_FILE_KL = {"f16": 3e-4, "q8_0": 0.02, "q4_k_m": 0.02}
 
 
 @dataclass(frozen=True, kw_only=True)
