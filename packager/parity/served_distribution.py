@@ -79,12 +79,7 @@ def follow(
         InputInvalid: llama.cpp cannot evaluate the file.
     """
     answer = answered.answer
-    tops: list[Top | NotSupported] = list(own_places(spoken, answer.ids, vocabulary))
-    while len(tops) < len(answer.ids):
-        found = _continued(engine, file, prompt, answer, len(tops))
-        # What this Ollama does not show at one place, it shows nowhere.
-        times = len(answer.ids) - len(tops) if isinstance(found, NotSupported) and found.code == "NO_LOGPROBS" else 1
-        tops += [found] * times
+    tops = _tops(engine, answer, prompt, spoken, file, vocabulary)
     to_file: tuple[Seen | None, ...] = ()
     if beside_file:
         rows = file.next_logprobs(answer.prompt + answer.ids[:-1], start=len(answer.prompt) - 1)
@@ -151,6 +146,24 @@ def distribution_findings(
 def not_shown(reason: str, *, subject: str, engine: str, name: str) -> Check:
     """Give the line of a comparison for which Ollama shows too little."""
     return Check(subject=subject, engine=engine, name=name, outcome=Outcome.NOT_CHECKED, detail=reason)
+
+
+def _tops(
+    engine: OllamaEngine,
+    answer: Answer,
+    prompt: str | NotSupported,
+    spoken: ServedAnswer,
+    file: Embedded,
+    vocabulary: ShownVocabulary,
+) -> tuple[Top | NotSupported, ...]:
+    """Give what Ollama shows at each place of the reference's answer, or why it shows nothing there."""
+    tops: list[Top | NotSupported] = list(own_places(spoken, answer.ids, vocabulary))
+    while len(tops) < len(answer.ids):
+        found = _continued(engine, file, prompt, answer, len(tops))
+        # What this Ollama does not show at one place, it shows nowhere.
+        times = len(answer.ids) - len(tops) if isinstance(found, NotSupported) and found.code == "NO_LOGPROBS" else 1
+        tops += [found] * times
+    return tuple(tops)
 
 
 def _continued(

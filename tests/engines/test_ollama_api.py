@@ -13,6 +13,7 @@ from packager.engines import ollama_api
 from packager.engines.engine import NotSupported
 from packager.engines.ollama import OllamaEngine, OllamaServer
 from packager.engines.ollama_api import OllamaRefused
+from packager.engines.ollama_upload import CHUNK_BYTES
 from packager.errors import InputInvalid, IntegrityMismatch, OllamaFailed
 from packager.events import Advanced, Event, Noted
 from tests.engines.ollama_faults import SHOW, Fault, faulty
@@ -20,7 +21,7 @@ from tests.ollama_server import free_port
 
 HELLO = (Message(role="user", content="Hello"),)
 PROBE = Conversation(id="hello", group="CORE", messages=HELLO)
-FILE_BYTES = 3 * ollama_api.CHUNK_BYTES + 17
+FILE_BYTES = 3 * CHUNK_BYTES + 17
 SUCCESS: list[object] = [{"status": "parsing GGUF"}, {"status": "success"}]
 NEVER_JSON = {"html": b"<html>proxy error</html>", "not utf-8": b"\xff\xfe", "list": b"[1]", "deep": b"[" * 100_000}
 
@@ -144,7 +145,7 @@ class TestUpload:
         assert fault.bodies == [FILE_BYTES]
         assert [event for event in told if isinstance(event, Noted) and event.warning]
 
-    @pytest.mark.parametrize("after", [0, 1, 65536, 2 * ollama_api.CHUNK_BYTES], ids=str)
+    @pytest.mark.parametrize("after", [0, 1, 65536, 2 * CHUNK_BYTES], ids=str)
     def test_two_resets_name_the_file_and_how_far_it_came(self, file: Path, after: int) -> None:
         with faulty(Fault(resets=2, reset_upload_after=after)) as url, pytest.raises(OllamaFailed) as caught:
             OllamaServer.connect(url).upload(file, sha256(file))
@@ -174,7 +175,7 @@ class TestUpload:
     def test_file_that_shrinks_on_the_way(self, file: Path) -> None:
         def shrink(event: Event) -> None:
             with file.open("r+b") as stream:
-                stream.truncate(ollama_api.CHUNK_BYTES)
+                stream.truncate(CHUNK_BYTES)
 
         with faulty(Fault()) as url, pytest.raises(InputInvalid, match=f"had {FILE_BYTES} a moment ago"):
             OllamaServer.connect(url).upload(file, "0" * 64, shrink)
