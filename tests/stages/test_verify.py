@@ -85,9 +85,14 @@ def job(made: Made, *models: Registered, gates: Gates | None = None) -> VerifyJo
 
 
 @pytest.fixture(scope="module")
-def verified(made: Made, server: OllamaServer) -> tuple[Verified, list[Event]]:
+def verified(
+    made: Made, server: OllamaServer, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Verified, list[Event]]:
+    """All three quants on both engines, with a reference that has not answered before."""
     events: list[Event] = []
-    return verify(job(made, *registered(made, "verify-healthy", server)), server, emit=events.append), events
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PACKAGER_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return verify(job(made, *registered(made, "verify-healthy", server)), server, emit=events.append), events
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +144,7 @@ def test_the_evidence_is_of_every_quant_and_says_what_was_packaged(
     assert any(line.startswith("model.safetensors ") for line in evidence.subject.inputs)
     assert str(made.base.folder) not in canonical_json(evidence)
     assert {(d.subject, d.part) for d in evidence.distances if d.engine == "llama.cpp"} == {
-        (quant.value, part) for quant in Quant for part in Part
+        (quant.value, part) for quant in Quant for part in (Part.ANSWER, Part.PROMPT)
     }
     assert {row.subject for row in evidence.matrix} == {p.subject for p in evidence.positions} == set(Quant)
     assert {c.differing for c in evidence.tokenizer} == {0}
