@@ -84,7 +84,12 @@ def described(path: Path) -> Gguf:
 
 
 def write_gguf(
-    target: Path, template: str | None = None, *, keep_template: bool = True, as_copied: bool = True
+    target: Path,
+    template: str | None = None,
+    *,
+    keep_template: bool = True,
+    as_copied: bool = True,
+    renamed: dict[str, str] | None = None,
 ) -> Gguf:
     """Write the packaged model with another chat template, by default its own behind `HEADER`.
 
@@ -92,6 +97,7 @@ def write_gguf(
         target: The file to write.
         template: Text of the chat template.
         keep_template: Without it, the file has no chat template at all.
+        renamed: Tokens with another text than they had, in the template too; none of them ends a turn then.
         as_copied: In the layout that `llama-quantize ... COPY` leaves unchanged; without it, in the one of gguf-py.
     """
     import gguf
@@ -100,9 +106,17 @@ def write_gguf(
 
     reader = gguf.GGUFReader(packaged_gguf())
     text = template or HEADER + reader.fields["tokenizer.chat_template"].contents()
+    for old, other in (renamed or {}).items():
+        text = text.replace(old, other)
     draft = target.with_suffix(".draft")
     writer = gguf.GGUFWriter(draft, arch=reader.fields["general.architecture"].contents())
     new = {"tokenizer.chat_template": MetadataDetails(gguf.GGUFValueType.STRING, text)} if keep_template else {}
+    if renamed:
+        tokens = [renamed.get(token, token) for token in reader.fields["tokenizer.ggml.tokens"].contents()]
+        kinds = gguf.GGUFValueType
+        new["tokenizer.ggml.tokens"] = MetadataDetails(kinds.ARRAY, tokens, sub_type=kinds.STRING)
+        # llama.cpp ends an answer at the token named here, and at those whose text it knows.
+        new["tokenizer.ggml.eos_token_id"] = MetadataDetails(kinds.UINT32, 0)
     copy_with_new_metadata(reader, writer, new, [] if keep_template else ["tokenizer.chat_template"])
     if not as_copied:
         return described(draft.replace(target))

@@ -211,12 +211,20 @@ class Embedded:
     @cached_property
     def pieces(self) -> tuple[bytes, ...]:
         """The bytes each token id stands for, special tokens by their text."""
+        return self._pieces(special=True)
+
+    @cached_property
+    def spoken(self) -> tuple[bytes, ...]:
+        """The bytes each token id adds to an answer: as `pieces`, and nothing for a special token."""
+        return self._pieces(special=False)
+
+    def _pieces(self, *, special: bool) -> tuple[bytes, ...]:
         library, vocabulary = _library(), self._llama._model.vocab
         size = 512  # longer than any token of the vocabularies in use; a longer one is cut
         buffer = ctypes.create_string_buffer(size)
         found = []
         for token in range(self._llama.n_vocab()):
-            length = library.llama_token_to_piece(vocabulary, token, buffer, size, 0, True)
+            length = library.llama_token_to_piece(vocabulary, token, buffer, size, 0, special)
             found.append(buffer.raw[: max(length, 0)])
         return tuple(found)
 
@@ -224,7 +232,7 @@ class Embedded:
         """Free the model's memory; the next question loads it again."""
         if "_llama" in self.__dict__:
             self._llama.close()
-        for name in ("_llama", "_formatter", "pieces"):
+        for name in ("_llama", "_formatter", "pieces", "spoken"):
             self.__dict__.pop(name, None)
 
     @cached_property

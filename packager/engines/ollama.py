@@ -1,17 +1,21 @@
 """Ollama as an engine: prompts and answers as a real server makes them for a registered model.
 
 Unlike the embedded llama.cpp, which shows everything, Ollama shows the prompt's text (by a debug field), its length in tokens,
-and the 20 likeliest first tokens of an answer.
+and the 20 likeliest tokens at most places of an answer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from packager.artifacts import Conversation
 from packager.engines.engine import NotSupported, TokenLogprob
+from packager.engines.ollama_answers import ServedAnswer
 from packager.engines.ollama_api import OllamaRefused
-from packager.engines.ollama_replies import ChatChunk
-from packager.engines.ollama_server import Name, OllamaServer, Options
-from packager.errors import OllamaFailed
+from packager.engines.ollama_doors import Door, Question, ask, ask_raw
+from packager.engines.ollama_openai import OPTIONS
+from packager.engines.ollama_server import NOT_FOUND, Name, OllamaServer, Options
 from packager.formats.chat_messages import declared_tools
 
 __all__ = ["GREEDY", "OllamaEngine", "OllamaServer"]
@@ -24,6 +28,10 @@ GREEDY: Options = {
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
 }
+# Which token is taken says nothing about the probabilities, and one that ends the answer or is half a character would hide
+# them: at this temperature any of 40 is taken, another one for each seed.
+_ANY: Options = {"temperature": 1e6, "top_k": 40, "top_p": 1.0, "min_p": 0.0}
+_SEEDS = 8
 
 
 class OllamaEngine:
@@ -60,56 +68,88 @@ class OllamaEngine:
         The count includes what came from the prompt cache. An Ollama that does not report the cached part could mean
         either, so its count is not used.
         """
-        last = self._ask(conversation, max_tokens=1)
-        if isinstance(last, NotSupported):
-            return last
-        if last[-1].prompt_tokens is None or last[-1].cached_tokens is None:
+        return self.counted(self.answer(conversation, max_tokens=1))
+
+    def counted(self, answer: ServedAnswer | NotSupported) -> int | NotSupported:
+        """Give the same from an answer that is there already."""
+        if isinstance(answer, NotSupported):
+            return answer
+        if answer.prompt_tokens is None or answer.cached_tokens is None:
             version = self._server.version
             return NotSupported(code="NO_PROMPT_COUNT", detail=f"Ollama {version} does not count cached prompt tokens")
-        return last[-1].prompt_tokens
+        return answer.prompt_tokens
 
-    def first_token(self, conversation: Conversation, top: int = 20) -> tuple[TokenLogprob, ...] | NotSupported:
-        """Give the `top` (1 to 20) likeliest first tokens of the answer, the likeliest first.
+    def next_token(self, prompt: str, *, tokens: int, top: int = 20) -> tuple[TokenLogprob, ...] | NotSupported:
+        """Give the `top` (1 to 20) likeliest tokens after a prompt that is given as text, special tokens in it recognised.
 
-        The probabilities are the model's own, before sampling: natural logarithms over the whole vocabulary.
+        Args:
+            prompt: All that comes before; Ollama puts a beginning-of-sequence token in front where the model has one.
+            tokens: How many tokens that is; another count is another prompt, and its probabilities are not given.
+            top: How many tokens to give.
         """
-        chunks = self._ask(conversation, max_tokens=1, top_logprobs=top)
-        if isinstance(chunks, NotSupported):
-            return chunks
-        for chunk in chunks:
-            if chunk.logprobs:
-                return chunk.logprobs[0]
-        version = self._server.version
-        return NotSupported(code="NO_LOGPROBS", detail=f"Ollama {version} gave no probabilities for the first token")
+        for seed in range(_SEEDS):
+            options = {**_ANY, "seed": seed}
+            found = self._asked(partial(ask_raw, self._server.api, self.model, prompt, options, top))
+            if isinstance(found, NotSupported):
+                return found
+            if found.prompt_tokens != tokens:
+                detail = f"it is {found.prompt_tokens} tokens in Ollama, {tokens} in the reference"
+                return NotSupported(code="OTHER_TOKENS", detail=detail)
+            if found.tokens and found.tokens[0].top:
+                return found.tokens[0].top
+        detail = f"Ollama {self._server.version} gave no probabilities of a token"
+        return NotSupported(code="NO_LOGPROBS", detail=detail)
 
     def generate(self, conversation: Conversation, *, max_tokens: int) -> str | NotSupported:
         """Give the greedy answer, without special tokens, at most `max_tokens` tokens long.
 
         Where the template marks thinking, Ollama hands it out separately; the answer is then the part after it.
         """
-        chunks = self._ask(conversation, max_tokens=max_tokens)
-        return chunks if isinstance(chunks, NotSupported) else "".join(chunk.content for chunk in chunks)
+        found = self.answer(conversation, max_tokens=max_tokens)
+        return found if isinstance(found, NotSupported) else found.content
 
-    def _ask(
+    def answer(
         self, conversation: Conversation, *, max_tokens: int, top_logprobs: int = 0
-    ) -> tuple[ChatChunk, ...] | NotSupported:
-        options = {**GREEDY, "num_predict": max_tokens}
+    ) -> ServedAnswer | NotSupported:
+        """Give the greedy answer with all that Ollama says of it, its tokens where `top_logprobs` (0 to 20) asks for them.
+
+        As with `generate`, no penalty that the model's parameters ask for applies.
+        """
+        return self.through(Door.NATIVE, conversation, max_tokens=max_tokens, top_logprobs=top_logprobs, options=GREEDY)
+
+    def through(
+        self,
+        door: Door,
+        conversation: Conversation,
+        *,
+        max_tokens: int,
+        top_logprobs: int = 0,
+        options: Options = OPTIONS,
+    ) -> ServedAnswer | NotSupported:
+        """Give the greedy answer as one of Ollama's endpoints gives it.
+
+        Args:
+            door: Which endpoint, streamed or whole.
+            conversation: What to answer.
+            max_tokens: The longest answer, in tokens.
+            top_logprobs: How many tokens to give at each place, 0 to 20.
+            options: Sampling values that replace the model's own; by default those that every door can carry.
+        """
+        question = Question(
+            model=self.model, conversation=conversation, max_tokens=max_tokens, top_logprobs=top_logprobs
+        )
         try:
-            chunks = tuple(
-                self._server.chat(
-                    self.model,
-                    conversation.messages,
-                    tools=declared_tools(conversation),
-                    options=options,
-                    top_logprobs=top_logprobs,
-                    truncate=False,
-                )
-            )
+            return self._asked(partial(ask, self._server.api, door, question, options))
+        except OllamaRefused as error:
+            if door.is_openai and error.status == NOT_FOUND and "model" not in error.message:
+                return NotSupported(code="NO_OPENAI", detail=f"Ollama {self._server.version} has no such endpoint")
+            raise
+
+    def _asked(self, question: Callable[[], ServedAnswer]) -> ServedAnswer | NotSupported:
+        try:
+            return question()
         except OllamaRefused as error:
             return _refused(error)
-        if not chunks or not chunks[-1].done:
-            raise OllamaFailed(f"{self.model}: Ollama at {self._server.url} broke off in the middle of an answer")
-        return chunks
 
 
 def _refused(error: OllamaRefused) -> NotSupported:

@@ -10,7 +10,6 @@ the connection breaks, knows every field of `create`, and caps what it reads.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,8 +17,9 @@ from typing import TYPE_CHECKING
 
 from packager.codec import Json
 from packager.engines.ollama_host import Host
-from packager.errors import InputInvalid, IntegrityMismatch, OllamaFailed
-from packager.events import Advanced, Emit, Noted
+from packager.engines.ollama_upload import Upload
+from packager.errors import IntegrityMismatch, OllamaFailed
+from packager.events import Emit, Noted
 
 if TYPE_CHECKING:
     import httpx
@@ -28,8 +28,6 @@ CONNECT_TIMEOUT_S = 5.0
 SILENCE_TIMEOUT_S = 900.0  # loading a large model from a slow disk says nothing for minutes
 LINE_LIMIT_BYTES = 8 << 20  # a `show` reply carries licence, template and the GGUF's metadata in one line
 REPLY_LIMIT_BYTES = 256 << 20
-CHUNK_BYTES = 1 << 20
-PROGRESS_INTERVAL_S = 0.1
 START_HINT = "Start it with `ollama serve`, or set OLLAMA_HOST to where it listens."
 
 
@@ -66,9 +64,25 @@ class OllamaApi:
         Raises:
             OllamaFailed: No answer, a refusal, a line that is an error, no JSON or too long, or a broken connection.
         """
+        for line in self.lines(path, body):
+            yield self.parsed(line, path)
+
+    def lines(self, path: str, body: dict[str, Json]) -> Iterator[bytes]:
+        """Send a JSON object and give the reply's lines as bytes, empty ones left out.
+
+        Raises:
+            OllamaFailed: As for `stream`, but for what a line says.
+        """
         with self._request("POST", path, json=body) as response:
-            for line in self._lines(response, path):
-                yield self._checked(self._json(line, path), path)
+            yield from self._lines(response, path)
+
+    def parsed(self, data: bytes, path: str) -> dict[str, Json]:
+        """Give the JSON object that the server at `path` sent; one that reports an error is raised as OllamaRefused.
+
+        Raises:
+            OllamaFailed: It is no JSON object, or says that something failed.
+        """
+        return self._checked(self._json(data, path), path)
 
     def has_blob(self, sha256: str) -> bool:
         """Say whether the store has a blob of that name; Ollama does not look at its bytes."""
@@ -86,7 +100,7 @@ class OllamaApi:
             OllamaFailed: The connection broke twice, or Ollama refused.
         """
         for attempt in (1, 2):
-            progress = _Upload(file, stage, emit)
+            progress = Upload(file, stage, emit)
             try:
                 self._upload_once(progress, sha256)
             except _Broken as error:
@@ -100,7 +114,7 @@ class OllamaApi:
             else:
                 return
 
-    def _upload_once(self, progress: _Upload, sha256: str) -> None:
+    def _upload_once(self, progress: Upload, sha256: str) -> None:
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(progress.size)}
         try:
             with self._request("POST", _blob(sha256), content=progress.chunks(), headers=headers):
@@ -150,7 +164,7 @@ class OllamaApi:
 
     def _object(self, response: httpx.Response, path: str) -> dict[str, Json]:
         body = b"".join(self._capped(response, path))
-        return self._checked(self._json(body, path), path) if body.strip() else {}
+        return self.parsed(body, path) if body.strip() else {}
 
     def _checked(self, reply: Json, path: str) -> dict[str, Json]:
         if not isinstance(reply, dict):
@@ -203,38 +217,6 @@ class _Broken(OllamaFailed):
     """The connection was made and broke."""
 
 
-class _Upload:
-    """A file on its way: its chunks, and how many of its bytes were handed over."""
-
-    def __init__(self, file: Path, stage: str, emit: Emit) -> None:
-        self.file, self.stage, self.emit, self.sent = file, stage, emit, 0
-        try:
-            self.size = file.stat().st_size
-        except OSError as error:
-            raise InputInvalid(f"{file}: {error.strerror}", hint="Build it again.") from error
-
-    def chunks(self) -> Iterator[bytes]:
-        """Give the file's bytes, telling how far it is at most ten times a second."""
-        told = 0.0
-        try:
-            with self.file.open("rb") as stream:
-                while chunk := stream.read(min(CHUNK_BYTES, self.size - self.sent)):
-                    yield chunk
-                    self.sent += len(chunk)
-                    if self.sent == self.size or time.monotonic() - told >= PROGRESS_INTERVAL_S:
-                        told = time.monotonic()
-                        self._tell()
-        except OSError as error:
-            raise InputInvalid(f"{self.file}: {error.strerror}", hint="Build it again.") from error
-        if self.sent != self.size:
-            raise InputInvalid(
-                f"{self.file}: has {self.sent} bytes, had {self.size} a moment ago", hint="Build it again."
-            )
-
-    def _tell(self) -> None:
-        self.emit(Advanced(stage=self.stage, done=self.sent, total=self.size, unit="B", detail=self.file.name))
-
-
 def _blob(sha256: str) -> str:
     return f"/api/blobs/sha256:{sha256}"
 
@@ -242,9 +224,10 @@ def _blob(sha256: str) -> str:
 def _one_line(reason: Json) -> str:
     """Give a server's words as one line of at most 500 characters, without control characters.
 
-    llama-server's own errors arrive as JSON inside the text; of those, the message is taken.
+    llama-server's own errors arrive as JSON inside the text, those of the OpenAI endpoint as an object; of both, the message
+    is taken.
     """
-    text = str(reason)
+    text = str(reason.get("message", reason)) if isinstance(reason, dict) else str(reason)
     with suppress(ValueError, KeyError, TypeError, RecursionError):
         text = str(json.loads(text)["error"]["message"])
     return "".join(character for character in " ".join(text.split()) if character.isprintable())[:500]

@@ -1,6 +1,6 @@
 """Ollama's JSON replies as values: what it stored under a name, and the pieces of an answer.
 
-Source: ollama 0.34.0, api/types.go (`ShowResponse`, `ChatResponse`, `Metrics`, `Logprob`), server/routes.go
+Source: ollama 0.34.0, api/types.go (`ShowResponse`, `ChatResponse`, `GenerateResponse`, `Metrics`, `Logprob`), server/routes.go
 (`GetModelInfo`, which formats parameters with Go's `%#v`) and server/images.go (`Model.String`, the Modelfile's order).
 """
 
@@ -16,6 +16,7 @@ from packager.errors import OllamaFailed
 NO_TEMPLATE = "{{ .Prompt }}"  # what Ollama shows for a model without a Go template of its own
 Parameter = str | float
 
+_LEAST_LOGPROB, _ROUNDED_UP = -1e4, 1e-3  # no float32 probability is below exp(-104); a sum may round to just above 1
 _BLOB = re.compile(r"(?m)^FROM .*sha256-([0-9a-f]{64})\"?$")
 _ESCAPE = re.compile(r'\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8})|([abfnrtv\\"]))')
 _ESCAPED = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "\\": "\\", '"': '"'}
@@ -60,18 +61,24 @@ class ChatChunk:
         content: Text of the answer.
         thinking: Text that the model's template marks as thinking.
         logprobs: For each token of the piece, the most likely tokens at its place, the likeliest first.
+        spoken: The text of each of these tokens itself, together with what was held back before it.
         done: Whether this is the last piece; only that one has the counts.
+        end: Why the answer ended: `stop`, or `length` where it was cut; empty where this Ollama does not say.
         prompt_tokens: Length of the prompt in tokens, those from the cache included.
         cached_tokens: How many of them came from the cache; None where this Ollama does not say.
+        answer_tokens: Length of the answer in tokens, the one that ended it included.
         rendered: The prompt itself, where that was asked for and this Ollama can show it.
     """
 
     content: str
     thinking: str = ""
     logprobs: tuple[tuple[TokenLogprob, ...], ...] = ()
+    spoken: tuple[str, ...] = ()
     done: bool = False
+    end: str = ""
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
+    answer_tokens: int | None = None
     rendered: str | None = None
 
 
@@ -81,13 +88,13 @@ def read_show(name: str, reply: dict[str, Json]) -> StoredModel:
     Raises:
         OllamaFailed: The reply does not say which blob holds the weights.
     """
-    modelfile = _text(reply, "modelfile")
+    modelfile = text_of(reply, "modelfile")
     blob = _BLOB.search(modelfile)
     if blob is None:
         raise OllamaFailed(
             f"{name}: Ollama does not say where its weights are", hint="Is it a model of a cloud service?"
         )
-    template, system = _text(reply, "template"), _text(reply, "system")
+    template, system = text_of(reply, "template"), text_of(reply, "system")
     # Free texts could hold a line that looks like an instruction; licences are the last ones of the Modelfile.
     plain = modelfile.partition("\nLICENSE ")[0].replace(system or "\0", "")
     renderer, parser = _instruction(plain, "RENDERER"), _instruction(plain, "PARSER")
@@ -107,27 +114,37 @@ def read_show(name: str, reply: dict[str, Json]) -> StoredModel:
         renderer=renderer,
         parser=parser,
         system=system,
-        parameters=_parameters(_text(reply, "parameters")),
-        license_text=_text(reply, "license"),
+        parameters=_parameters(text_of(reply, "parameters")),
+        license_text=text_of(reply, "license"),
         model_info=_scalars(reply.get("model_info")),
     )
 
 
 def read_chunk(reply: dict[str, Json]) -> ChatChunk:
-    """Read one line of `/api/chat`; fields of an unexpected type count as absent."""
+    """Read one line of `/api/chat` or `/api/generate`; fields of an unexpected type count as absent."""
     message = reply.get("message")
-    message = message if isinstance(message, dict) else {}
+    message = message if isinstance(message, dict) else {"content": reply.get("response")}
     debug = reply.get("_debug_info")
     rendered = debug.get("rendered_template") if isinstance(debug, dict) else None
+    logprobs, spoken = read_logprobs(reply.get("logprobs"))
     return ChatChunk(
-        content=_text(message, "content"),
-        thinking=_text(message, "thinking"),
-        logprobs=tuple(_top(entry) for entry in _objects(reply.get("logprobs"))),
+        content=text_of(message, "content"),
+        thinking=text_of(message, "thinking"),
+        logprobs=logprobs,
+        spoken=spoken,
         done=reply.get("done") is True,
-        prompt_tokens=_count(reply, "prompt_eval_count"),
-        cached_tokens=_count(reply, "prompt_eval_cached_count"),
+        end=text_of(reply, "done_reason"),
+        prompt_tokens=count_of(reply, "prompt_eval_count"),
+        cached_tokens=count_of(reply, "prompt_eval_cached_count"),
+        answer_tokens=count_of(reply, "eval_count"),
         rendered=rendered if isinstance(rendered, str) else None,
     )
+
+
+def read_logprobs(entries: Json) -> tuple[tuple[tuple[TokenLogprob, ...], ...], tuple[str, ...]]:
+    """Read a list of `Logprob`: for each token the most likely ones at its place, and its own text."""
+    found = _objects(entries)
+    return tuple(_top(entry) for entry in found), tuple(text_of(entry, "token") for entry in found)
 
 
 def unquote_go(text: str) -> str:
@@ -138,6 +155,18 @@ def unquote_go(text: str) -> str:
         return chr(int(number, 16)) if number else _ESCAPED[match[4]]
 
     return _ESCAPE.sub(replacement, text[1:-1])
+
+
+def text_of(reply: dict[str, Json], key: str) -> str:
+    """Give the text under a key; empty when there is none."""
+    value = reply.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def count_of(reply: dict[str, Json], key: str) -> int | None:
+    """Give the whole number under a key; None when there is none."""
+    value = reply.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _quoted(text: str) -> str:
@@ -174,9 +203,14 @@ def _top(entry: dict[str, Json]) -> tuple[TokenLogprob, ...]:
     found = tuple(
         TokenLogprob(text=token["token"], logprob=float(token["logprob"]))
         for token in (_objects(entry.get("top_logprobs")) or [entry])
-        if isinstance(token.get("token"), str) and isinstance(token.get("logprob"), int | float)
+        if isinstance(token.get("token"), str) and _is_logprob(token.get("logprob"))
     )
     return tuple(sorted(found, key=lambda token: -token.logprob))
+
+
+def _is_logprob(value: Json) -> bool:
+    """Whether a value is the logarithm of a probability above 0; llama-server writes the lowest float for one of 0."""
+    return isinstance(value, int | float) and _LEAST_LOGPROB < value <= _ROUNDED_UP
 
 
 def _scalars(info: Json) -> tuple[tuple[str, str], ...]:
@@ -186,13 +220,3 @@ def _scalars(info: Json) -> tuple[tuple[str, str], ...]:
 
 def _objects(value: Json) -> list[dict[str, Json]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def _text(reply: dict[str, Json], key: str) -> str:
-    value = reply.get(key)
-    return value if isinstance(value, str) else ""
-
-
-def _count(reply: dict[str, Json], key: str) -> int | None:
-    value = reply.get(key)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None

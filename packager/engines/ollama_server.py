@@ -1,4 +1,4 @@
-"""A real Ollama server: what is stored in it, putting models there, and talking to them.
+"""A real Ollama server: what is stored in it, putting models there, and the prompts it builds.
 
 Everything goes through the JSON API, at the address OLLAMA_HOST names. A reply is never trusted to mean success: creating a
 model succeeded when Ollama's last line says so, and what it stored is read back (`packager.stages.register`).
@@ -9,7 +9,7 @@ Source: ollama 0.34.0, server/routes.go, server/create.go.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from packager.artifacts import Message
@@ -17,7 +17,7 @@ from packager.codec import Json
 from packager.engines.ollama_api import OllamaApi, OllamaRefused
 from packager.engines.ollama_host import Host
 from packager.engines.ollama_messages import chat_messages
-from packager.engines.ollama_replies import ChatChunk, StoredModel, read_chunk, read_show
+from packager.engines.ollama_replies import StoredModel, read_chunk, read_show
 from packager.errors import InputInvalid, OllamaFailed
 from packager.events import Advanced, Emit, Noted, silent
 from packager.formats.model_name import ModelName
@@ -71,6 +71,11 @@ class OllamaServer:
         server = cls(api, version)
         server.require(minimum)
         return server
+
+    @property
+    def api(self) -> OllamaApi:
+        """Its JSON interface, for the questions that only `engines.ollama_doors` asks."""
+        return self._api
 
     def require(self, minimum: tuple[int, ...]) -> None:
         """Raise OllamaFailed, naming both versions, unless the server is at least that new."""
@@ -182,34 +187,6 @@ class OllamaServer:
             if error.status != NOT_FOUND:
                 raise
 
-    def chat(
-        self,
-        name: Name,
-        messages: tuple[Message, ...],
-        *,
-        tools: list[dict[str, Json]] | None = None,
-        options: Options | None = None,
-        top_logprobs: int = 0,
-        truncate: bool = True,
-    ) -> Iterator[ChatChunk]:
-        """Answer a conversation piece by piece; closing the iterator stops the answer.
-
-        Args:
-            name: The model.
-            messages: The turns so far.
-            tools: The functions declared to the model, in OpenAI's form.
-            options: Sampling values that replace the model's own.
-            top_logprobs: How many tokens to give at each place, 0 to 20.
-            truncate: Drop early turns when they do not fit the context; without it, that is an error.
-
-        Raises:
-            OllamaFailed: Ollama refused or died.
-        """
-        body = self._chat_body(name, messages, tools, options, truncate)
-        if top_logprobs:
-            body |= {"logprobs": True, "top_logprobs": top_logprobs}
-        yield from map(read_chunk, self._api.stream("/api/chat", body))
-
     def render(
         self, name: Name, messages: tuple[Message, ...], *, tools: list[dict[str, Json]] | None = None
     ) -> str | None:
@@ -221,20 +198,10 @@ class OllamaServer:
         if not at_least(self.version, DEBUG_RENDER):
             return None
         # A server that does not know the field answers; one token of that is enough.
-        body = self._chat_body(name, messages, tools, {"num_predict": 1}, truncate=False)
-        body |= {"_debug_render_only": True, "stream": False}
+        body: dict[str, Json] = {"model": str(name), "messages": chat_messages(messages), "truncate": False}
+        body |= {"options": {"num_predict": 1}, "_debug_render_only": True, "stream": False}
+        body |= {"tools": tools} if tools else {}
         return read_chunk(self._api.send("POST", "/api/chat", body)).rendered
-
-    def _chat_body(
-        self,
-        name: Name,
-        messages: tuple[Message, ...],
-        tools: list[dict[str, Json]] | None,
-        options: Options | None,
-        truncate: bool,
-    ) -> dict[str, Json]:
-        body: dict[str, Json] = {"model": str(name), "messages": chat_messages(messages), "truncate": truncate}
-        return body | {"options": dict(options or {})} | ({"tools": tools} if tools else {})
 
 
 def at_least(version: str, minimum: tuple[int, ...]) -> bool:

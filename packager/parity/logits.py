@@ -164,22 +164,3 @@ def lumped_kl(reference: NDArray[np.float32], served: Sequence[TokenLogprob], id
     if rest > _FLOOR:
         total += rest * (math.log(rest) - math.log(served_rest))
     return max(total, 0.0)
-
-
-def unique_texts(pieces: Sequence[bytes]) -> dict[str, int]:
-    """Map each text that stands for exactly one token to its id; parts of a character are left out.
-
-    Args:
-        pieces: The bytes of every token, by id.
-    """
-    found: dict[str, int] = {}
-    twice: set[str] = set()
-    for token, piece in enumerate(pieces):
-        try:
-            text = piece.decode("utf-8")
-        except UnicodeDecodeError:
-            continue
-        if text in found:
-            twice.add(text)
-        found[text] = token
-    return {text: token for text, token in found.items() if text not in twice}

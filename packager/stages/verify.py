@@ -186,12 +186,10 @@ def _served(
     if registered is None:
         return Findings(checks=(_not_checked(gguf.quant, "ollama", "all", "not registered"),))
     from packager.engines.ollama import OllamaEngine
-    from packager.parity.served import served_checks
+    from packager.parity.served import served_findings
 
     try:
-        return Findings(
-            checks=served_checks(OllamaEngine(server, registered.name), registered, engine, truth, gates, steps)
-        )
+        return served_findings(OllamaEngine(server, registered.name), registered, engine, truth, gates, steps)
     except (OllamaFailed, InputInvalid) as error:
         return Findings(checks=(_failed(gguf.quant, "ollama", "all", error.message),))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from packager.artifacts import Conversation, Gguf, Message, Modelfile, OllamaParameters
-from packager.engines.engine import NotSupported
+from packager.engines.engine import NotSupported, TokenLogprob
 from packager.engines.ollama import OllamaEngine, OllamaServer
 from packager.errors import OllamaFailed
 from packager.formats.model_name import ModelName
@@ -90,6 +90,11 @@ def put(server: OllamaServer, gguf: Gguf, name: str) -> None:
     register(RegisterJob(gguf=gguf, modelfile=modelfile, name=ModelName.parse(name), replace=True), server)
 
 
+def first(engine: OllamaEngine, probe: Conversation, top: int = 20) -> tuple[TokenLogprob, ...] | NotSupported:
+    found = engine.answer(probe, max_tokens=1, top_logprobs=top)
+    return found if isinstance(found, NotSupported) else found.tokens[0].top
+
+
 @pytest.mark.parametrize(("probe", "prompt"), PROMPTS.values(), ids=PROMPTS)
 def test_prompt_is_the_templates(engine: OllamaEngine, probe: Conversation, prompt: str) -> None:
     assert engine.render(probe) == prompt
@@ -105,7 +110,7 @@ def test_prompt_tokens_are_counted_with_the_cached_ones(
 
 def test_first_token_is_the_models_own_distribution(engine: OllamaEngine, library: Llama) -> None:
     # The model's parameters ask for a temperature and a repeat_penalty; neither may be in it.
-    found = engine.first_token(USER)
+    found = first(engine, USER)
     assert not isinstance(found, NotSupported)
     logprobs = _next_logprobs(library, PROMPTS["user"][1])
     order = logprobs.argsort()[::-1][:20]
@@ -116,7 +121,7 @@ def test_first_token_is_the_models_own_distribution(engine: OllamaEngine, librar
 
 
 def test_fewer_alternatives_are_the_likeliest(engine: OllamaEngine) -> None:
-    few, many = engine.first_token(USER, top=3), engine.first_token(USER, top=20)
+    few, many = first(engine, USER, top=3), first(engine, USER, top=20)
     assert not isinstance(few, NotSupported)
     assert not isinstance(many, NotSupported)
     assert [token.text for token in few] == [token.text for token in many[:3]]
@@ -147,7 +152,7 @@ def test_version(engine: OllamaEngine, server: OllamaServer) -> None:
 
 
 def test_prompt_longer_than_the_context(engine: OllamaEngine) -> None:
-    found = engine.first_token(conversation(("user", "word " * 4000)))
+    found = first(engine, conversation(("user", "word " * 4000)))
     assert isinstance(found, NotSupported)
     assert found.code == "CONTEXT_FULL"
     assert "2048" in found.detail
@@ -232,8 +237,9 @@ class TestServer:
         assert not server.exists("rubbish")
 
     def test_answer_can_be_stopped(self, server: OllamaServer) -> None:
-        chunks = server.chat(NAME, USER.messages, options={"num_predict": 500})
-        first = next(chunks).content
+        turns = [{"role": "user", "content": "What is the capital of France?"}]
+        body = {"model": NAME, "messages": turns, "options": {"num_predict": 500}}
+        chunks = server.api.stream("/api/chat", body)
+        assert next(chunks)["message"]["content"]
         chunks.close()  # type: ignore[attr-defined]
-        assert first
         assert OllamaEngine(server, NAME).prompt_token_count(USER)  # the server is free again

@@ -13,6 +13,7 @@ from packager.engines import ollama_api
 from packager.engines.engine import NotSupported
 from packager.engines.ollama import OllamaEngine, OllamaServer
 from packager.engines.ollama_api import OllamaRefused
+from packager.engines.ollama_upload import CHUNK_BYTES
 from packager.errors import InputInvalid, IntegrityMismatch, OllamaFailed
 from packager.events import Advanced, Event, Noted
 from tests.engines.ollama_faults import SHOW, Fault, faulty
@@ -20,7 +21,7 @@ from tests.ollama_server import free_port
 
 HELLO = (Message(role="user", content="Hello"),)
 PROBE = Conversation(id="hello", group="CORE", messages=HELLO)
-FILE_BYTES = 3 * ollama_api.CHUNK_BYTES + 17
+FILE_BYTES = 3 * CHUNK_BYTES + 17
 SUCCESS: list[object] = [{"status": "parsing GGUF"}, {"status": "success"}]
 NEVER_JSON = {"html": b"<html>proxy error</html>", "not utf-8": b"\xff\xfe", "list": b"[1]", "deep": b"[" * 100_000}
 
@@ -144,7 +145,7 @@ class TestUpload:
         assert fault.bodies == [FILE_BYTES]
         assert [event for event in told if isinstance(event, Noted) and event.warning]
 
-    @pytest.mark.parametrize("after", [0, 1, 65536, 2 * ollama_api.CHUNK_BYTES], ids=str)
+    @pytest.mark.parametrize("after", [0, 1, 65536, 2 * CHUNK_BYTES], ids=str)
     def test_two_resets_name_the_file_and_how_far_it_came(self, file: Path, after: int) -> None:
         with faulty(Fault(resets=2, reset_upload_after=after)) as url, pytest.raises(OllamaFailed) as caught:
             OllamaServer.connect(url).upload(file, sha256(file))
@@ -174,7 +175,7 @@ class TestUpload:
     def test_file_that_shrinks_on_the_way(self, file: Path) -> None:
         def shrink(event: Event) -> None:
             with file.open("r+b") as stream:
-                stream.truncate(ollama_api.CHUNK_BYTES)
+                stream.truncate(CHUNK_BYTES)
 
         with faulty(Fault()) as url, pytest.raises(InputInvalid, match=f"had {FILE_BYTES} a moment ago"):
             OllamaServer.connect(url).upload(file, "0" * 64, shrink)
@@ -288,6 +289,8 @@ class TestEngine:
     def ask(self, fault: Fault, question: str) -> object:
         with faulty(fault) as url:
             engine = OllamaEngine(OllamaServer.connect(url, minimum=(0,)), "x")
+            if question == "answer":
+                return engine.answer(PROBE, max_tokens=1, top_logprobs=20)
             return getattr(engine, question)(PROBE)
 
     @pytest.mark.parametrize("version", ["0.11.4", "0.34.0"], ids=["too old to ask", "does not know the field"])
@@ -307,9 +310,12 @@ class TestEngine:
         assert found.code == "NO_PROMPT_COUNT"
 
     def test_no_probabilities(self) -> None:
-        found = self.ask(Fault(lines={"/api/chat": [{"message": {"content": "Hi"}, "done": True}]}), "first_token")
+        fault = Fault(replies={"/api/generate": (200, {"response": "Hi", "done": True, "prompt_eval_count": 3})})
+        with faulty(fault) as url:
+            found = OllamaEngine(OllamaServer.connect(url), "x").next_token("Hello", tokens=3)
         assert isinstance(found, NotSupported)
         assert found.code == "NO_LOGPROBS"
+        assert {body["options"]["seed"] for body in fault.bodies} == set(range(8))
 
     def test_no_tokenizer(self) -> None:
         found = self.ask(Fault(), "tokens")
@@ -324,14 +330,14 @@ class TestEngine:
         ],
         ids=["template", "context"],
     )
-    @pytest.mark.parametrize("question", ["render", "first_token", "prompt_token_count"])
+    @pytest.mark.parametrize("question", ["render", "answer", "prompt_token_count"])
     def test_what_the_model_cannot_do(self, question: str, error: str, code: str) -> None:
         found = self.ask(Fault(replies={"/api/chat": (400, {"error": error})}), question)
         assert isinstance(found, NotSupported)
         assert found.code == code
         assert "{" not in found.detail
 
-    @pytest.mark.parametrize("question", ["render", "first_token"])
+    @pytest.mark.parametrize("question", ["render", "answer"])
     @pytest.mark.parametrize(
         ("status", "error"), [(404, "model 'x' not found"), (500, "model runner has unexpectedly stopped")], ids=str
     )
@@ -342,7 +348,7 @@ class TestEngine:
     @pytest.mark.parametrize("lines", [[], [{"message": {"content": "Hal"}}]], ids=["nothing", "half"])
     def test_answer_that_breaks_off(self, lines: list[object]) -> None:
         with pytest.raises(OllamaFailed, match="middle of an answer"):
-            self.ask(Fault(lines={"/api/chat": lines}), "first_token")
+            self.ask(Fault(lines={"/api/chat": lines}), "answer")
 
     def test_fields_of_other_types_count_as_absent(self) -> None:
         odd = {"message": [], "logprobs": {"token": 1}, "prompt_eval_count": True, "done": True, "_debug_info": 7}

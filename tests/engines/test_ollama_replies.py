@@ -101,8 +101,24 @@ class TestChunk:
         assert chunk.prompt_tokens is None
 
     def test_last(self) -> None:
-        chunk = read_chunk({"message": {}, "done": True, "prompt_eval_count": 11, "prompt_eval_cached_count": 0})
-        assert (chunk.done, chunk.prompt_tokens, chunk.cached_tokens) == (True, 11, 0)
+        counts = {"prompt_eval_count": 11, "prompt_eval_cached_count": 0, "eval_count": 7}
+        chunk = read_chunk({"message": {}, "done": True, "done_reason": "length", **counts})
+        assert (chunk.done, chunk.end) == (True, "length")
+        assert (chunk.prompt_tokens, chunk.cached_tokens, chunk.answer_tokens) == (11, 0, 7)
+
+    def test_continued_text(self) -> None:
+        logprobs = [{"token": " Paris", "logprob": -0.5, "top_logprobs": [{"token": " a", "logprob": -0.1}]}]
+        chunk = read_chunk({"response": " Paris", "done": False, "logprobs": logprobs})
+        assert (chunk.content, chunk.spoken) == (" Paris", (" Paris",))
+        assert chunk.logprobs == ((TokenLogprob(text=" a", logprob=-0.1),),)
+
+    @pytest.mark.parametrize(
+        "logprob", [-3.4e38, float("nan"), float("inf"), 0.5, 10**400, None, "-1"], ids=lambda value: str(value)[:8]
+    )
+    def test_what_is_no_logarithm_of_a_probability_is_left_out(self, logprob: object) -> None:
+        top = [{"token": "a", "logprob": -0.5}, {"token": "b", "logprob": logprob}]
+        chunk = read_chunk({"logprobs": [{"token": "a", "logprob": -0.5, "top_logprobs": top}]})
+        assert chunk.logprobs == ((TokenLogprob(text="a", logprob=-0.5),),)
 
     def test_without_alternatives_the_token_stands_alone(self) -> None:
         chunk = read_chunk({"logprobs": [{"token": "a", "logprob": -0.5}]})

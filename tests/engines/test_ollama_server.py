@@ -219,31 +219,6 @@ class TestCreate:
         assert caught.value.message.endswith(f"stopped before the model was made; {last}")
 
 
-class TestChat:
-    @pytest.mark.parametrize(
-        ("arguments", "more"),
-        [
-            pytest.param({}, {"options": {}, "truncate": True}, id="plain"),
-            pytest.param(
-                {"options": {"seed": 7}, "truncate": False}, {"options": {"seed": 7}, "truncate": False}, id="options"
-            ),
-            pytest.param(
-                {"top_logprobs": 5},
-                {"options": {}, "truncate": True, "logprobs": True, "top_logprobs": 5},
-                id="probabilities",
-            ),
-        ],
-    )
-    def test_what_is_asked(self, arguments: dict[str, Any], more: dict[str, Any]) -> None:
-        lines: list[object] = [{"message": {"content": "H"}}, {"message": {"content": "i"}, "done": True}]
-        fault = Fault(lines={"/api/chat": lines})
-        with connected(fault) as server:
-            chunks = server.chat("x", TURNS, **arguments)
-            assert fault.bodies == [], "nothing is asked before someone listens"
-            assert [(chunk.content, chunk.done) for chunk in chunks] == [("H", False), ("i", True)]
-        assert fault.bodies == [{"model": "x", "messages": TURNS_SENT} | more]
-
-
 class TestRender:
     def render(self, reply: object, version: str = "0.34.0") -> tuple[str | None, Fault]:
         fault = Fault(version=version, replies={"/api/chat": (200, reply)})

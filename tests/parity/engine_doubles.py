@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,14 @@ from packager.artifacts import Conversation, Message
 from packager.engines.engine import NotSupported, TokenLogprob
 from packager.engines.llama_cpp import Embedded
 from packager.engines.ollama import OllamaEngine
+from packager.engines.ollama_answers import ServedAnswer, SpokenToken
+from packager.engines.ollama_api import OllamaApi
+from packager.engines.ollama_doors import Door
+from packager.engines.ollama_host import Host
+from packager.engines.ollama_openai import OPTIONS
+from packager.engines.ollama_server import OllamaServer, Options
 from packager.engines.transformers import Answer, Reference
+from packager.errors import OllamaFailed
 from packager.parity.truth import Answered, Truth
 
 PIECES = ("<bos>", "<user>", "<assistant>", "<system>", "Hi", "Bye", "one", "two", "<end>", "?")
@@ -158,29 +166,86 @@ class Pupil(Embedded):
             raise self.broken
         return tuple(piece.encode() for piece in PIECES)
 
+    @property
+    def spoken(self) -> tuple[bytes, ...]:  # type: ignore[override]
+        if self.broken is not None:
+            raise self.broken
+        return tuple(printed(token).encode() for token in range(len(PIECES)))
+
+
+def printed(token: int) -> str:
+    """What llama-server prints of a token: nothing for a special one."""
+    return "" if PIECES[token].startswith("<") else PIECES[token]
+
+
+def listed(row: Rows, top: int = 20) -> tuple[TokenLogprob, ...]:
+    """The likeliest tokens of a row as Ollama lists them."""
+    order = np.argsort(-row, kind="stable")[:top]
+    return tuple(TokenLogprob(text=printed(int(token)), logprob=float(row[token])) for token in order)
+
 
 @dataclass(kw_only=True)
 class Served(OllamaEngine):
-    """A model in Ollama, which takes BOS off the prompt's text and feeds it as a token."""
+    """A model in Ollama, which takes BOS off the prompt's text and feeds it as a token.
+
+    Attributes:
+        counts: Length of a prompt in tokens; None where it does not say.
+        rows: Its distribution at every place of an answer.
+        changes: Fields of every greedy answer that are other than they should be.
+        doors: What an endpoint replies instead of the greedy answer.
+        continued: Every text that was continued.
+        continues: What comes of that instead of the likeliest tokens.
+    """
 
     prompts: dict[str, str | NotSupported] = field(default_factory=dict)
-    counts: dict[str, int | NotSupported] = field(default_factory=dict)
+    counts: dict[str, int | None] = field(default_factory=dict)
     texts: dict[str, str | NotSupported] = field(default_factory=dict)
-    first: tuple[TokenLogprob, ...] | NotSupported = (TokenLogprob(text="one", logprob=float(ROWS[0, ONE])),)
-    asked_top: list[int] = field(default_factory=list)
+    rows: Rows = field(default_factory=lambda: ROWS)
+    changes: dict[str, Any] = field(default_factory=dict)
+    doors: dict[Door, ServedAnswer | NotSupported | OllamaFailed] = field(default_factory=dict)
+    continued: list[str] = field(default_factory=list)
+    continues: NotSupported | None = None
+
+    def __post_init__(self) -> None:
+        super().__init__(OllamaServer(OllamaApi(Host.parse("127.0.0.1:9")), "0.1.0"), "double")
 
     def render(self, conversation: Conversation) -> str | NotSupported:
         return self.prompts.get(conversation.id, prompt_of(conversation).removeprefix("<bos>"))
 
-    def prompt_token_count(self, conversation: Conversation) -> int | NotSupported:
-        return self.counts.get(conversation.id, len(encoded(prompt_of(conversation))))
+    def next_token(self, prompt: str, *, tokens: int, top: int = 20) -> tuple[TokenLogprob, ...] | NotSupported:
+        self.continued.append(prompt)
+        past = encoded(prompt.rpartition("<assistant>")[2])
+        return self.continues or listed(self.rows[len(past)], top)
 
-    def first_token(self, conversation: Conversation, top: int = 20) -> tuple[TokenLogprob, ...] | NotSupported:
-        self.asked_top.append(top)
-        return self.first
-
-    def generate(self, conversation: Conversation, *, max_tokens: int) -> str | NotSupported:
-        return self.texts.get(conversation.id, "onetwo")
+    def through(
+        self,
+        door: Door,
+        conversation: Conversation,
+        *,
+        max_tokens: int,
+        top_logprobs: int = 0,
+        options: Options = OPTIONS,
+    ) -> ServedAnswer | NotSupported:
+        reply = self.doors.get(door, self.texts.get(conversation.id, "onetwo"))
+        if isinstance(reply, OllamaFailed):
+            raise reply
+        if isinstance(reply, ServedAnswer | NotSupported):
+            return reply
+        ids = (*encoded(reply), END)
+        said = [token for token in ids[:max_tokens] if token != END]
+        answer = ServedAnswer(
+            content="".join(PIECES[token] for token in said),
+            thinking="",
+            end="stop" if len(ids) <= max_tokens else "length",
+            prompt_tokens=self.counts.get(conversation.id, len(encoded(prompt_of(conversation)))),
+            cached_tokens=0,
+            answer_tokens=min(len(ids), max_tokens),
+            tokens=tuple(
+                SpokenToken(text=PIECES[token], top=listed(self.rows[min(at, len(self.rows) - 1)], top_logprobs))
+                for at, token in enumerate(said)
+            ),
+        )
+        return replace(answer, **self.changes)
 
 
 def answer_to(conversation: Conversation) -> Answer:

@@ -20,7 +20,6 @@ from packager.parity.logits import (
     lumped_kl,
     part_distance,
     scores,
-    unique_texts,
 )
 
 
@@ -165,7 +164,3 @@ def test_a_text_that_no_token_has_belongs_to_the_rest() -> None:
 def test_a_served_distribution_that_leaves_no_rest_is_far_but_finite() -> None:
     seen = lumped_kl(log(0.5, 0.5), (TokenLogprob(text="a", logprob=0.0),), IDS)
     assert 10 < seen < 20
-
-
-def test_only_texts_of_one_whole_token_are_mapped() -> None:
-    assert unique_texts((b"a", b"b", b"a", b"\xe4\xbd", "é".encode(), b"")) == {"b": 1, "é": 4, "": 5}

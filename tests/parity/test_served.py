@@ -22,12 +22,14 @@ from packager.artifacts import (
     Verdict,
 )
 from packager.chat.probes import core_probes, load_probes
-from packager.engines.engine import NotSupported, TokenLogprob
+from packager.engines.engine import NotSupported
 from packager.engines.ollama import OllamaEngine, OllamaServer
 from packager.errors import OllamaFailed, ToolMissing
 from packager.events import Advanced, Event, silent
+from packager.evidence import Part
+from packager.parity.findings import Findings
 from packager.parity.gates import Gates, QuantGates
-from packager.parity.served import served_checks, served_probes
+from packager.parity.served import served_findings, served_probes
 from packager.parity.steps import Steps
 from packager.parity.structure import Structure
 from packager.stages.verify import VerifyJob, verify
@@ -38,12 +40,16 @@ GATES = QuantGates(mean_kl=0.01, first_kl=0.02, top1=0.9, answer_margin=0.2, pro
 STORED = Registered(name="x:q8_0", quant=Quant.Q8_0, blob_sha256="c" * 64, same_bytes=True, template_source="gguf")
 OLD = NotSupported(code="TOO_OLD", detail="Ollama 0.1.0 does not say")
 ALL = ("hi", "bye", "odd")
+ANSWERED = ("distribution", "same file", "first token", "answers", "stops")
+DOORS = ("streaming", "openai endpoint")
+
+
+def findings(served: OllamaEngine, file: Pupil | None = None, stored: Registered = STORED) -> Findings:
+    return served_findings(served, stored, file or Pupil(), truth_of(HI, BYE, ODD), GATES, Steps(99, silent))
 
 
 def checks(served: OllamaEngine, file: Pupil | None = None, stored: Registered = STORED) -> dict[str, Check]:
-    truth = truth_of(HI, BYE, ODD)
-    found = served_checks(served, stored, file or Pupil(), truth, GATES, Steps(99, silent))
-    return {check.name: check for check in found}
+    return {check.name: check for check in findings(served, file, stored).checks}
 
 
 def those(found: dict[str, Check], outcome: Outcome) -> list[str]:
@@ -56,14 +62,32 @@ def values(check: Check) -> dict[str, float]:
 
 def test_an_equal_engine_passes_every_line_though_it_shows_no_bos() -> None:
     served = Served()
-    found = checks(served)
-    assert list(found) == ["stored model", "prompts", "token ids", "first token", "answers"]
-    assert {(check.subject, check.engine, check.outcome) for check in found.values()} == {
+    found = findings(served)
+    assert tuple(check.name for check in found.checks) == ("stored model", "prompts", "token ids", *ANSWERED, *DOORS)
+    assert {(check.subject, check.engine, check.outcome) for check in found.checks} == {
         ("q8_0", "ollama", Outcome.PASSED)
     }
-    assert values(found["token ids"]) == {"CORE equal": 2, "EXT equal": 1}
-    assert found["stored model"].detail == "the file's own bytes, prompt from the gguf"
-    assert served.asked_top == [20, 20]
+    by_name = {check.name: check for check in found.checks}
+    assert values(by_name["token ids"]) == {"CORE equal": 2, "EXT equal": 1}
+    assert by_name["stored model"].detail == "the file's own bytes, prompt from the gguf"
+    # Its own answer shows two places, the text put behind the prompt the one where that ends.
+    assert served.continued == ["<user>Hi<assistant>onetwo", "<user>Bye<assistant>onetwo"]
+
+
+def test_evidence_lies_beside_the_lines() -> None:
+    found = findings(Served(texts={"bye": "one"}))
+    assert [(row.name, row.engine, len(row.cells)) for row in found.matrix] == [
+        ("prompts", "ollama", 3),
+        ("token ids", "ollama", 3),
+    ]
+    (distance,) = found.distances
+    assert (distance.engine, distance.part, distance.positions) == ("ollama", Part.ANSWER, 6)
+    assert (distance.mean_kl, distance.top1, distance.perplexity_ratio) == (pytest.approx(0, abs=1e-6), 1, 1)
+    assert [place.tokens for place in found.positions] == [("one", "two", "<end>")] * 2
+    assert [(text.conversation, text.text, text.common_characters) for text in found.answers] == [
+        ("hi", "onetwo", 6),
+        ("bye", "one", 3),
+    ]
 
 
 def test_a_rewritten_file_is_neither_passed_nor_failed() -> None:
@@ -103,18 +127,23 @@ def test_another_prompt_fails_as_text_and_as_tokens() -> None:
 
 
 @pytest.mark.parametrize(
-    ("served", "lines"),
+    ("served", "lines", "reason"),
     [
-        pytest.param(Served(prompts=dict.fromkeys(ALL, OLD)), ["prompts", "token ids"], id="prompt"),
-        pytest.param(Served(counts=dict.fromkeys(ALL, OLD)), ["token ids"], id="count"),
-        pytest.param(Served(first=OLD), ["first token"], id="probabilities"),
-        pytest.param(Served(texts={"bye": OLD}), ["answers"], id="answer"),
+        pytest.param(Served(prompts=dict.fromkeys(ALL, OLD)), ["prompts", "token ids"], "TOO_OLD", id="prompt"),
+        pytest.param(Served(counts=dict.fromkeys(ALL)), ["token ids"], "NO_PROMPT_COUNT", id="count"),
+        pytest.param(Served(texts={"bye": OLD}), [*ANSWERED, *DOORS], "TOO_OLD", id="answer"),
+        pytest.param(
+            Served(changes={"tokens": ()}, continues=OLD),
+            ["distribution", "same file", "first token"],
+            "TOO_OLD",
+            id="probabilities",
+        ),
     ],
 )
-def test_what_ollama_does_not_say_is_not_checked_and_the_rest_is(served: Served, lines: list[str]) -> None:
+def test_what_ollama_does_not_say_is_not_checked_and_the_rest_is(served: Served, lines: list[str], reason: str) -> None:
     found = checks(served)
     assert those(found, Outcome.NOT_CHECKED) == lines
-    assert {found[line].detail for line in lines} == {"TOO_OLD: Ollama 0.1.0 does not say"}
+    assert all(found[line].detail.startswith(f"{reason}: ") for line in lines)
     assert those(found, Outcome.FAILED) == []
 
 
@@ -125,30 +154,9 @@ def test_a_template_that_trips_in_ollama_alone_fails() -> None:
 
 def test_without_a_tokenizer_here_ollamas_text_and_answers_are_still_compared() -> None:
     found = checks(Served(), Pupil(broken=ToolMissing("llama-cpp-python is not installed")))
-    assert those(found, Outcome.NOT_CHECKED) == ["token ids", "first token"]
-    assert those(found, Outcome.PASSED) == ["stored model", "prompts", "answers"]
-    assert found["first token"].detail == "llama-cpp-python is not installed"
-
-
-def seen(p: float, q: float) -> float:
-    """KL of two categories: one shown token, and all others."""
-    return p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
-
-
-@pytest.mark.parametrize(
-    ("share", "outcome"),
-    [pytest.param(0.80, Outcome.PASSED, id="near"), pytest.param(0.50, Outcome.FAILED, id="far")],
-)
-def test_first_tokens_are_judged_by_what_is_shown_of_them(share: float, outcome: Outcome) -> None:
-    served = Served(first=(TokenLogprob(text="one", logprob=math.log(share)),))
-    file = Pupil()
-    found = checks(served, file)["first token"]
-    assert found.outcome is outcome
-    assert [(measure.value, measure.limit) for measure in found.measures] == [
-        (pytest.approx(seen(0.82, share), rel=1e-4), 0.02),
-        (pytest.approx(seen(0.82, share), rel=1e-4), None),
-    ]
-    assert file.fed == [((0, 1, 4, 2), 3), ((0, 1, 5, 2), 3)]
+    assert those(found, Outcome.NOT_CHECKED) == ["token ids", "distribution", "same file", "first token"]
+    assert those(found, Outcome.FAILED) == []
+    assert found["first token"].detail == "NO_TOKENIZER: llama-cpp-python is not installed"
 
 
 @pytest.mark.parametrize(
@@ -163,14 +171,10 @@ def test_answers_are_judged_where_they_part(text: str, outcome: Outcome) -> None
 
 def test_progress_counts_every_question() -> None:
     events: list[Event] = []
-    served_checks(Served(), STORED, Pupil(), truth_of(HI, BYE, ODD), GATES, Steps(3 + 2 + 2, events.append))
+    served_findings(Served(), STORED, Pupil(), truth_of(HI, BYE, ODD), GATES, Steps(3 + 2, events.append))
     steps = [event for event in events if isinstance(event, Advanced)]
     assert [event.done for event in steps] == list(range(1, served_probes(3, 2) + 1))
-    assert [steps[at].detail for at in (0, 3, -1)] == [
-        "ollama q8_0: prompt hi",
-        "ollama q8_0: first token hi",
-        "ollama q8_0: answer bye",
-    ]
+    assert [steps[at].detail for at in (0, -1)] == ["ollama q8_0: hi", "ollama q8_0: endpoints bye"]
 
 
 # --- as one column of the verdict ----------------------------------------------------------------------------------------
@@ -208,7 +212,7 @@ def without_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> VerifyJo
     """A comparison whose reference and file are doubles."""
     monkeypatch.setenv("PACKAGER_CACHE", str(tmp_path))
     sound = Check(subject="q8_0", engine="file", name="structure", outcome=Outcome.PASSED, detail="")
-    monkeypatch.setattr("packager.engines.transformers.Reference", lambda *_: Teacher())
+    monkeypatch.setattr("packager.engines.transformers.Reference", lambda *_, **__: Teacher())
     monkeypatch.setattr("packager.engines.llama_cpp.Embedded", lambda *_, **__: Pupil())
     monkeypatch.setattr("packager.stages.verify.check_structure", lambda *_, **__: Structure(check=sound, whole=True))
     base = Checkpoint(
@@ -248,9 +252,9 @@ def column(verdict: Verdict, engine: str) -> dict[str, Outcome]:
 @pytest.mark.parametrize(
     "after",
     [
-        pytest.param(1, id="between two prompts"),
-        pytest.param(len(load_probes()), id="before the first tokens"),
-        pytest.param(len(load_probes()) + len(core_probes()) + 1, id="between two answers"),
+        pytest.param(1, id="between two conversations"),
+        pytest.param(len(load_probes()), id="before the endpoints"),
+        pytest.param(len(load_probes()) + 1, id="between two conversations through every endpoint"),
     ],
 )
 def test_an_ollama_that_dies_fails_its_own_column(without_weights: VerifyJob, after: int) -> None:
@@ -264,11 +268,11 @@ def test_an_ollama_that_dies_fails_its_own_column(without_weights: VerifyJob, af
 
 
 def test_progress_reaches_its_total_past_what_was_not_asked(without_weights: VerifyJob) -> None:
-    """Ollama shows no probabilities: the first question for them is the last."""
-    reply = {key: value for key, value in REPLY.items() if key != "logprobs"}
-    verdict, steps = compared(without_weights, Fault(lines={"/api/chat": [reply]}))
-    assert column(verdict, "ollama")["first token"] is Outcome.NOT_CHECKED
-    assert {step.total for step in steps} == {len(core_probes()) + 2 * EMBEDDED}
+    """Ollama refuses a conversation that the reference answers, and every one through the endpoints."""
+    refusal = (400, {"error": "Jinja Exception: roles must alternate"})
+    verdict, steps = compared(without_weights, Fault(replies={"/api/chat": refusal}))
+    assert column(verdict, "ollama")["distribution"] is Outcome.NOT_CHECKED
+    assert {step.total for step in steps} == {len(core_probes()) + EMBEDDED + len(load_probes()) + 2}
     assert steps[-1].done == steps[-1].total
     done = [step.done for step in steps]
     assert done == sorted(set(done))
