@@ -115,7 +115,9 @@ def ollama_url(ollama_executable: Path, tmp_path_factory: pytest.TempPathFactory
 def llama_perplexity() -> Path:
     """llama.cpp's own measuring program: the one named, or the one of scripts/install-ollama."""
     named = os.environ.get("PACKAGER_TEST_PERPLEXITY")
-    built = [Path(named)] if named else sorted(user_cache_path("packager").glob("llama.cpp-*/bin/llama-perplexity"))
+    built = (
+        [Path(named)] if named else sorted(user_cache_path("packager").glob("llama-programs-*/bin/llama-perplexity"))
+    )
     if not built or not built[-1].is_file():
         pytest.fail("no llama-perplexity: run scripts/install-ollama llama-perplexity", pytrace=False)
     return built[-1]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from packager.sources.llama_cpp_tree import LlamaCppTree
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "install-ollama"
 KEY = "ollama-0.34.0-llama.cpp-0.3.36"
@@ -90,6 +93,27 @@ def test_a_second_run_waits_for_the_first(tmp_path: Path) -> None:
     out, _ = second.communicate(timeout=60)
     assert out == f"{found}\n"
     assert second.returncode == 0
+
+
+def test_llama_perplexity_is_taken_from_the_cache_though_ollama_is_on_path(tmp_path: Path) -> None:
+    executable(tmp_path / "bin/ollama")
+    found = executable(tmp_path / "llama-programs-0.3.36/bin/llama-perplexity")
+    environment = {"PATH": str(tmp_path / "bin"), "PACKAGER_CACHE": str(tmp_path)}
+    command = [sys.executable, SCRIPT, "llama-perplexity"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{found}\n"
+
+
+def test_its_folder_is_not_the_converters(tree: LlamaCppTree) -> None:
+    """Both are named by llama.cpp's version: a script that replaced the other's folder would break every build."""
+    (programs,) = re.findall(r'f"([\w.-]+-)\{LLAMA_CPP_PYTHON_VERSION\}"', SCRIPT.read_text())
+    assert not tree.path.name.startswith(programs)
+
+
+def test_another_program_is_refused() -> None:
+    done = subprocess.run([sys.executable, SCRIPT, "llama-cli"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[0] == "error: llama-cli: no such program"
 
 
 def test_it_is_executable_and_names_no_host() -> None:

@@ -102,6 +102,7 @@ class Embedded:
         """Give the greedy answer, without special tokens, at most `max_tokens` tokens long; no penalties.
 
         It starts from an empty cache: a prompt that is read in other pieces has other last digits, which can decide a tie.
+        Unlike `stream_chat`, which loses whole characters behind bytes that are no UTF-8, it leaves out those bytes alone.
         """
         ids, room = self.tokens(conversation), self._llama.n_ctx()
         if isinstance(ids, NotSupported):
@@ -109,15 +110,24 @@ class Embedded:
         if len(ids) >= room:
             return NotSupported(code="CONTEXT_FULL", detail=f"{len(ids)} tokens do not fit a context of {room}")
         self._llama.reset()
-        tools = declared_tools(conversation)
-        return "".join(self.stream_chat(conversation.messages, tools=tools, max_tokens=max_tokens))
+        answer = self._llama.create_chat_completion(
+            messages=template_messages(conversation.messages),
+            tools=declared_tools(conversation),
+            max_tokens=max_tokens,
+            temperature=0.0,
+            top_p=1.0,
+            top_k=0,
+            min_p=0.0,
+            repeat_penalty=1.0,
+            stop=list(self._stops),
+        )
+        return str(answer["choices"][0]["message"]["content"] or "")
 
     def stream_chat(
         self,
         messages: tuple[Message, ...],
         *,
         max_tokens: int,
-        tools: list[dict[str, Json]] | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
         top_k: int = 0,
@@ -130,7 +140,6 @@ class Embedded:
         Args:
             messages: The turns so far; the last one is usually the user's.
             max_tokens: The longest answer, in tokens.
-            tools: The functions declared to the model, in OpenAI's form.
             temperature: 0 is greedy; above it the next four values apply, each neutral by default.
             top_p: Keep the most likely tokens up to this total probability.
             top_k: Keep this many tokens; 0 keeps all.
@@ -146,7 +155,6 @@ class Embedded:
         try:
             chunks = self._llama.create_chat_completion(
                 messages=template_messages(messages),
-                tools=tools,
                 max_tokens=max_tokens,
                 temperature=temperature,
                 top_p=top_p,

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _EXCERPT = 32
+_NO_CHARACTER = "\ufffd"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +55,11 @@ def compare_answer(
         reference_logprobs: The distribution of each of them, shape `(len(reference_ids), vocabulary)`, nats.
         text: The engine's answer.
         ids: That text by the reference's tokenizer.
+
+    Bytes that are no UTF-8 are U+FFFD in one text and nothing in another, so they count for nothing.
     """
-    if text == reference_text:
+    equal = text.replace(_NO_CHARACTER, "") == reference_text.replace(_NO_CHARACTER, "")
+    if equal:
         shared, margin, detail = len(reference_ids), 0.0, ""
     else:
         shared = common_length(reference_ids, ids)
@@ -64,7 +68,7 @@ def compare_answer(
         detail = f"reference …{reference_text[at : at + _EXCERPT]!r}, engine …{text[at : at + _EXCERPT]!r}"
     return AnswerMatch(
         conversation=conversation,
-        equal=text == reference_text,
+        equal=equal,
         common_tokens=shared,
         reference_tokens=len(reference_ids),
         margin_nats=margin,

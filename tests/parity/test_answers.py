@@ -44,3 +44,16 @@ def test_both_texts_are_shown_from_where_they_part() -> None:
 
 def test_other_ids_for_the_same_text_are_equal() -> None:
     assert compare("I am", (7, 7, 7)).equal
+
+
+@pytest.mark.parametrize(
+    ("reference", "text"),
+    [("\ufffd剎包。", "剎包。"), ("剎包。", "剎包。\ufffd"), ("a\ufffd\ufffdb", "a\ufffdb")],
+    ids=["left out by the engine", "left out by the reference", "one for each byte or for all"],
+)
+def test_bytes_that_are_no_character_count_for_nothing(reference: str, text: str) -> None:
+    found = compare_answer(
+        "hello", reference_text=reference, reference_ids=(0, 1, 3), reference_logprobs=ROWS, text=text, ids=(2,)
+    )
+    assert found.equal
+    assert found.margin_nats == 0
