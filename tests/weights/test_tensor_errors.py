@@ -25,8 +25,8 @@ from tests.changed_ggufs import tensor_of, values, with_bytes, with_values
 from tests.llama_cpp_tools import convert, quantize
 from tests.made_ggufs import Made, make_ggufs
 
-FAMILIES = ("qwen2.5", "qwen3", "llama3.1")
 FAMILY = "llama3.1"  # its queries and keys are permuted
+RENAMED = {"blk.1.ffn_down.weight": "layers.1.mlp.down_proj", "blk.0.attn_v.weight": "layers.0.self_attn.v_proj"}
 LINEAR = 7 * 2  # projections of two layers, all of them adapted
 
 Tiny = Callable[[str], Path]
@@ -64,32 +64,21 @@ def texts(found: TensorComparison) -> dict[str, str]:
 # --- as it should be -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_what_a_build_makes_has_no_fault(family: str, tiny_build: Callable[[str], Made], tree: LlamaCppTree) -> None:
-    build = tiny_build(family)
-    with MergedModel(build.base, build.adapter, tree) as opened:
-        for gguf in build.ggufs:
-            found = opened.compare(gguf.path)
-            assert has_nothing_to_say(found)
-            header = read_gguf(gguf.path)
-            assert [(e.tensor, e.type) for e in found.tensors] == [(t.name, t.type.name) for t in header.tensors]
-            assert all(error.relative_error == error.expected_error for error in found.tensors)
-            assert {e.layer for e in found.tensors} == {None, 0, 1}
-
-
 @pytest.mark.parametrize("quant", list(Quant), ids=lambda quant: quant.value)
-@pytest.mark.parametrize(
-    ("tensor", "source"),
-    [("blk.1.ffn_down.weight", "layers.1.mlp.down_proj"), ("blk.0.attn_v.weight", "layers.0.self_attn.v_proj")],
-    ids=["ffn_down", "attn_v"],
-)
 def test_errors_are_those_of_gguf_py_against_peft(
-    quant: Quant, tensor: str, source: str, made: Made, model: MergedModel, peft_weights: dict[str, torch.Tensor]
+    quant: Quant, made: Made, model: MergedModel, peft_weights: dict[str, torch.Tensor]
 ) -> None:
-    merged = peft_weights[f"model.{source}.weight"].double().numpy()
-    off = np.linalg.norm(values(made.gguf(quant).path, tensor) - merged) / np.linalg.norm(merged)
-    found = next(each for each in model.compare(made.gguf(quant).path).tensors if each.tensor == tensor)
-    assert found.relative_error == pytest.approx(off, rel=2e-3)
+    path = made.gguf(quant).path
+    found = model.compare(path)
+    assert has_nothing_to_say(found)
+    assert [(e.tensor, e.type) for e in found.tensors] == [(t.name, t.type.name) for t in read_gguf(path).tensors]
+    assert all(error.relative_error == error.expected_error for error in found.tensors)
+    assert {error.layer for error in found.tensors} == {None, 0, 1}
+    errors = {error.tensor: error.relative_error for error in found.tensors}
+    for tensor, source in RENAMED.items():
+        merged = peft_weights[f"model.{source}.weight"].double().numpy()
+        off = np.linalg.norm(values(path, tensor) - merged) / np.linalg.norm(merged)
+        assert errors[tensor] == pytest.approx(off, rel=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +135,6 @@ def test_an_importance_matrix_is_no_fault(quant: Quant, made: Made, model: Merge
     [
         pytest.param(0, "the adapter's update is missing", id="missing"),
         pytest.param(2, "the adapter's update is there 2.0", id="twice"),
-        pytest.param(4, "the adapter's update is there 4.0", id="rslora"),
     ],
 )
 def test_another_scale_is_named_in_every_adapted_tensor(
@@ -157,12 +145,12 @@ def test_another_scale_is_named_in_every_adapted_tensor(
         lora = Path(shutil.copytree(tiny_lora(FAMILY), tmp_path / "lora"))
         config = json.loads((lora / "adapter_config.json").read_text())
         (lora / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": factor * config["lora_alpha"]}))
-    for gguf in make_ggufs(tiny(FAMILY), lora, tuple(Quant), tmp_path).ggufs:
+    for gguf in make_ggufs(tiny(FAMILY), lora, (Quant.F16, Quant.Q4_K_M), tmp_path).ggufs:
         found = model.compare(gguf.path)
         assert len(found.faults) == LINEAR
         for tensor, text in texts(found).items():
             # rounding to 4 bits of rows this short leaves a few percent of the update undecided
-            shown = text if gguf.quant is not Quant.Q4_K_M else text.replace("1.9", "2.0").replace("3.9", "4.0")
+            shown = text if gguf.quant is not Quant.Q4_K_M else text.replace("1.9", "2.0")
             assert shown.startswith(expected[: None if gguf.quant is Quant.F16 else -1]), (gguf.quant, tensor, text)
         assert {error.tensor for error in found.worst} == set(texts(found))
 
@@ -183,8 +171,11 @@ def test_without_an_adapter_the_base_is_what_a_file_should_hold(tiny: Tiny, made
 # --- rows ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["blk.0.attn_q.weight", "blk.1.attn_k.weight"])
-@pytest.mark.parametrize("quant", list(Quant), ids=lambda quant: quant.value)
+@pytest.mark.parametrize(
+    ("quant", "name"),
+    [(Quant.F16, "blk.0.attn_q.weight"), (Quant.Q4_K_M, "blk.1.attn_k.weight")],
+    ids=["f16-queries", "q4_k_m-keys"],
+)
 def test_rows_without_their_permutation_are_named(
     quant: Quant, name: str, made: Made, model: MergedModel, tmp_path: Path
 ) -> None:
@@ -198,10 +189,7 @@ def test_rows_without_their_permutation_are_named(
 
 
 @pytest.mark.parametrize("quant", list(Quant), ids=lambda quant: quant.value)
-@pytest.mark.parametrize("fill", [b"\x55", b"\xee"], ids=["55", "ee"])
-def test_a_corrupt_block_in_one_row_is_found(
-    fill: bytes, quant: Quant, made: Made, model: MergedModel, tmp_path: Path
-) -> None:
+def test_a_corrupt_block_in_one_row_is_found(quant: Quant, made: Made, model: MergedModel, tmp_path: Path) -> None:
     name, row = "blk.1.ffn_down.weight", 37
     tensor = tensor_of(made.gguf(quant).path, name)
     elements, size = GGML_TYPE_SIZES[tensor.type]
@@ -210,7 +198,7 @@ def test_a_corrupt_block_in_one_row_is_found(
     offset = tensor.offset + (row + 1) * row_bytes - values_bytes
     if tensor.type is GgmlType.Q6_K:  # its scales are at the end
         offset = tensor.offset + row * row_bytes
-    path = with_bytes(made.gguf(quant).path, offset, fill * values_bytes, tmp_path / "corrupt.gguf")
+    path = with_bytes(made.gguf(quant).path, offset, b"\x55" * values_bytes, tmp_path / "corrupt.gguf")
     found = model.compare(path)
     assert list(texts(found)) == [name]
     assert f"row {row} of 64 is further off than rounding explains" in texts(found)[name]
@@ -219,12 +207,11 @@ def test_a_corrupt_block_in_one_row_is_found(
     assert worst.relative_error > worst.expected_error
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=["nan", "inf"])
-def test_a_value_that_is_not_finite_is_found(value: float, made: Made, model: MergedModel, tmp_path: Path) -> None:
+def test_a_value_that_is_not_finite_is_found(made: Made, model: MergedModel, tmp_path: Path) -> None:
     source, name = made.gguf(Quant.F16).path, "blk.0.ffn_up.weight"
     tensor = tensor_of(source, name)
     place = tensor.offset + 5 * tensor.shape[1] * 2
-    found = model.compare(with_bytes(source, place, struct.pack("<e", value), tmp_path / "nan.gguf"))
+    found = model.compare(with_bytes(source, place, struct.pack("<e", float("nan")), tmp_path / "nan.gguf"))
     (worst,) = found.worst
     assert (worst.tensor, worst.worst_row, worst.relative_error) == (name, 5, np.finfo(np.float64).max)
 
