@@ -13,7 +13,19 @@ import click
 
 from packager.errors import INTERRUPTED, TERMINATED, PackagerError, PlanRefused, ToolMissing
 
-COMMANDS = ("demo", "build", "plan", "merge", "quantize", "template", "modelfile", "register", "verify", "chat")
+COMMANDS = (
+    "demo",
+    "build",
+    "plan",
+    "merge",
+    "quantize",
+    "template",
+    "modelfile",
+    "register",
+    "verify",
+    "chat",
+    "doctor",
+)
 BUILD_EXTRA = (
     "gguf", "llama_cpp", "numpy", "peft", "safetensors", "sentencepiece", "tokenizers", "torch", "transformers", "yaml"
 )  # fmt: skip  # what only `ollama-packager[build]` installs
