@@ -31,12 +31,10 @@ _COSTS = {
 _TOLERANCE = 1e-5  # of a float32 that was written as text on the way
 
 
-def is_another_model(
-    patient: Patient, reference: Reference, expected: tuple[MetadataEntry, ...] | None
-) -> Finding | None:
+def is_another_model(patient: Patient, reference: Reference) -> Finding | None:
     """Give the finding where architecture or sizes are another model's: nothing else is worth comparing then."""
     found = _sizes(patient)
-    wanted = _expected_sizes(reference.base, expected)
+    wanted = _expected_sizes(reference.base, reference.metadata)
     if all(found.get(key) in (None, value) for key, value in wanted.items()):
         return None
     return Finding(
@@ -48,20 +46,11 @@ def is_another_model(
     )
 
 
-def examine_architecture(
-    patient: Patient, reference: Reference, expected: tuple[MetadataEntry, ...] | None, missing: str
-) -> Examined:
-    """Compare every number of the architecture, and count blocks and weights.
-
-    Args:
-        patient: The model.
-        reference: What it should be.
-        expected: What the converter writes for the base; None where it could not be asked.
-        missing: Why.
-    """
-    examined = _counted(patient, reference)
+def examine_architecture(patient: Patient, reference: Reference) -> Examined:
+    """Compare every number of the architecture, and count blocks and weights."""
+    examined, expected = _counted(patient, reference), reference.metadata
     if expected is None:
-        return examined + Examined(not_checked=(NotChecked(organ=Organ.ARCHITECTURE, why=missing),))
+        return examined + Examined(not_checked=(NotChecked(organ=Organ.ARCHITECTURE, why=reference.no_metadata),))
     architecture = str(patient.value(_ARCHITECTURE))
     findings, compared = [], 0
     for entry in expected:

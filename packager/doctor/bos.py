@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from packager.doctor.case import Patient, Reference
+from packager.doctor.case import Ids, Patient, Reference
 from packager.doctor.finding import Examined, Finding, Healthy, NotChecked, Organ, Remedy, Severity
 from packager.doctor.prompts import Prompts, Turn
-from packager.doctor.served import Ids
 
 
 def examine_bos(patient: Patient, reference: Reference, prompts: Prompts) -> Examined:

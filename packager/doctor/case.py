@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from packager.artifacts import Adapter, Checkpoint
+from packager.chat.probes import core_probes
 from packager.engines.ollama import OllamaServer
 from packager.engines.ollama_replies import StoredModel
-from packager.errors import InputInvalid, Usage
+from packager.engines.tokenizer import TokenizerReference
+from packager.errors import InputInvalid, PackagerError, Usage
 from packager.events import Emit
 from packager.formats.adapter import read_adapter
 from packager.formats.checkpoint import read_checkpoint
-from packager.formats.gguf import GgufHeader, Scalar, read_gguf
+from packager.formats.gguf import GgufHeader, MetadataEntry, Scalar, read_gguf
 from packager.formats.model_name import ModelName
 from packager.formats.tokenizer import TokenizerFacts, read_tokenizer
+from packager.sources.llama_cpp_tree import find_tree
 from packager.stages.templates import TemplateResult, TemplatesJob, make_template
+from packager.weights.vocabulary import VocabularyReader
+
+Ids = tuple[int, ...]
 
 # Where an installed Ollama keeps its store: the user's own, and that of the Linux service.
 _STORES = (Path("~/.ollama/models"), Path("/usr/share/ollama/.ollama/models"))
@@ -56,13 +64,30 @@ class Patient:
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """What the model should be, with the words that name it on a command line."""
+    """What the model should be.
+
+    Attributes:
+        base: The base it should be made from.
+        adapter: The adapter it should hold, None for the base alone.
+        found: The template that it was trained with.
+        tokens: The base's tokenizer.
+        template_file: What the user typed behind `--template`.
+        metadata: What llama.cpp's converter writes for the base: the architecture's keys and `tokenizer.*`; None where it could
+            not be asked.
+        no_metadata: Why not.
+        ids: Token ids of the CORE prompts as transformers makes them, by conversation; None where it could not be asked.
+        no_ids: Why not.
+    """
 
     base: Checkpoint
     adapter: Adapter | None
     found: TemplateResult
     tokens: TokenizerFacts
     template_file: str | None
+    metadata: tuple[MetadataEntry, ...] | None = None
+    no_metadata: str = ""
+    ids: Mapping[str, Ids] | None = None
+    no_ids: str = ""
 
     @property
     def words(self) -> str:
@@ -76,21 +101,47 @@ class Reference:
         return self.base.name + (f" + {self.adapter.name}" if self.adapter is not None else "")
 
 
-def read_reference(base: Path, adapter: Path | None, template_file: str | None) -> Reference:
-    """Read base and adapter, and find the template that they were trained with.
+def read_reference(base: Path, adapter: Path | None, template_file: str | None, *, emit: Emit) -> Reference:
+    """Read base and adapter, find the template that they were trained with, and ask llama.cpp's converter about the base.
 
     Raises:
         InputInvalid, UnsafeInput, Unsupported: As `packager plan` raises them.
     """
     checkpoint = read_checkpoint(base)
     lora = read_adapter(adapter, checkpoint) if adapter is not None else None
-    return Reference(
-        base=checkpoint,
-        adapter=lora,
-        found=make_template(TemplatesJob(base=checkpoint, adapter=lora, template_file=template_file)),
-        tokens=read_tokenizer(base),
-        template_file=template_file,
-    )
+    with ExitStack() as stack:
+        reader, missing = _converter(base, stack, emit)  # the slowest part: it goes on while the template is found
+        reference = Reference(
+            base=checkpoint,
+            adapter=lora,
+            found=make_template(TemplatesJob(base=checkpoint, adapter=lora, template_file=template_file)),
+            tokens=read_tokenizer(base),
+            template_file=template_file,
+        )
+        reference = _with_ids(reference)
+        if reader is None:
+            return replace(reference, no_metadata=missing)
+        try:
+            return replace(reference, metadata=reader.read_with_parameters())
+        except PackagerError as error:
+            return replace(reference, no_metadata=_with_hint(error))
+
+
+def _converter(base: Path, stack: ExitStack, emit: Emit) -> tuple[VocabularyReader | None, str]:
+    try:
+        return stack.enter_context(VocabularyReader(base, find_tree(None, emit=emit))), ""
+    except PackagerError as error:
+        return None, _with_hint(error)
+
+
+def _with_ids(reference: Reference) -> Reference:
+    """Ask transformers for the token ids of the CORE prompts."""
+    try:
+        with TokenizerReference(reference.base.folder, reference.found.template.text) as tokenizer:
+            asked = {probe.id: tokenizer.tokens(probe) for probe in core_probes()}
+    except PackagerError as error:
+        return replace(reference, no_ids=_with_hint(error))
+    return replace(reference, ids={name: ids for name, ids in asked.items() if isinstance(ids, tuple)})
 
 
 def read_patient(name: str, emit: Emit) -> Patient:
@@ -139,6 +190,10 @@ def _header(path: Path) -> tuple[GgufHeader | None, str]:
         return read_gguf(path), ""
     except InputInvalid as error:
         return None, error.message.removeprefix(f"{path}: ")
+
+
+def _with_hint(error: PackagerError) -> str:
+    return error.message + (f" ({error.hint})" if error.hint else "")
 
 
 def _scalar(text: str) -> Scalar:

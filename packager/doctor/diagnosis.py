@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,17 +22,15 @@ from packager.doctor.system import examine_system
 from packager.doctor.template import examine_template
 from packager.doctor.vocabulary import examine_vocabulary, usable_vocabulary
 from packager.doctor.weights import examine_weights
+from packager.durable import disk_errors
 from packager.engines.tokenizer import TokenizerReference
-from packager.errors import PackagerError
 from packager.events import Emit
 from packager.formats.build_folder import MODELFILE_NAME
 from packager.formats.gguf import MetadataEntry
 from packager.formats.text_file import write_text
-from packager.sources.llama_cpp_tree import find_tree
-from packager.weights.vocabulary import VocabularyReader
 
 _ANOTHER = "it is another model"
-_AFTER_BASE = (Organ.WEIGHTS, Organ.ARCHITECTURE, Organ.VOCABULARY, Organ.TOKENIZER)
+_OF_THE_FILE = (Organ.ARCHITECTURE, Organ.VOCABULARY, Organ.TOKENIZER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,19 +61,35 @@ def diagnose(request: Request, *, emit: Emit) -> Diagnosis:
         PackagerError: As `packager plan` raises it for base and adapter, and as Ollama fails.
     """
     patient = read_patient(request.model, emit)
-    reference = read_reference(request.base, request.adapter, request.template_file)
+    reference = read_reference(request.base, request.adapter, request.template_file, emit=emit)
+    return examine(patient, reference, conversations=request.conversations, output=request.output, emit=emit)
+
+
+def examine(
+    patient: Patient,
+    reference: Reference,
+    *,
+    conversations: tuple[Conversation, ...] = (),
+    output: Path | None = None,
+    emit: Emit,
+) -> Diagnosis:
+    """Examine what was read already; the rest of `diagnose`."""
+    lengths = _lengths(conversations, reference)
     with tempfile.TemporaryDirectory(prefix="packager-") as scratch:
-        examined, case = _examine(patient, reference, request, Path(scratch), emit)
-    done = prescribe(case, request.output)
+        examined, own_template = _organs(patient, reference, lengths, Path(scratch), emit)
+    case = Case(
+        findings=examined.findings, patient=patient, reference=reference, own_template=own_template, lengths=lengths
+    )
+    done = prescribe(case, output)
     written = None
-    if request.output is not None and done.modelfile is not None:
-        request.output.mkdir(parents=True, exist_ok=True)
-        written = write_text(request.output / MODELFILE_NAME, done.modelfile)
-    server = () if patient.server is None else (f"Ollama {patient.server.version}",)
+    if output is not None and done.modelfile is not None:
+        with disk_errors(output):
+            output.mkdir(parents=True, exist_ok=True)
+        written = write_text(output / MODELFILE_NAME, done.modelfile)
     return Diagnosis(
         model=patient.name,
         reference=reference.title,
-        versions=server,
+        versions=() if patient.server is None else (f"Ollama {patient.server.version}",),
         findings=by_cost(done.findings),
         healthy=examined.healthy,
         not_checked=examined.not_checked,
@@ -85,56 +98,35 @@ def diagnose(request: Request, *, emit: Emit) -> Diagnosis:
     )
 
 
-def _examine(
-    patient: Patient, reference: Reference, request: Request, scratch: Path, emit: Emit
-) -> tuple[Examined, Case]:
-    expected, missing = _converted(reference, emit)
+def _organs(
+    patient: Patient, reference: Reference, lengths: tuple[int, ...], scratch: Path, emit: Emit
+) -> tuple[Examined, bool | None]:
     examined = examine_blob(patient, emit)
     if patient.damage:
-        return examined, Case(findings=examined.findings, patient=patient, reference=reference)
-    another = is_another_model(patient, reference, expected)
+        return examined, None
+    another = is_another_model(patient, reference)
+    vocabulary = None
     if another is not None:
-        skipped = tuple(NotChecked(organ=organ, why=_ANOTHER) for organ in _AFTER_BASE[1:])
+        skipped = tuple(NotChecked(organ=organ, why=_ANOTHER) for organ in _OF_THE_FILE)
         examined += Examined(findings=(another,), not_checked=skipped)
-        vocabulary = None
     else:
-        parts = examine_vocabulary(patient, reference, expected, missing, scratch)
-        examined += examine_architecture(patient, reference, expected, missing) + parts
-        vocabulary = usable_vocabulary(patient, parts)
+        parts = examine_vocabulary(patient, reference, scratch)
+        vocabulary = usable_vocabulary(patient, parts) or _of_the_base(patient, reference)
+        examined += examine_architecture(patient, reference) + parts
         examined += examine_weights(patient, reference, examined, emit)
-    prompts = gather(patient, reference, vocabulary or _without_file(patient, expected), scratch, emit)
+    prompts = gather(patient, reference, vocabulary, scratch, emit)
     examined += _runs(prompts, examined)
     examined += examine_template(patient, prompts) + examine_system(patient, prompts)
     examined += examine_bos(patient, reference, prompts) + examine_stops(patient, reference, prompts)
-    lengths = _lengths(request, reference)
-    examined += examine_context(patient, reference, lengths)
-    examined += examine_sampling(patient, reference) + examine_quantization(patient)
-    case = Case(
-        findings=examined.findings,
-        patient=patient,
-        reference=reference,
-        own_template=prompts.own_template,
-        lengths=lengths,
-    )
-    return examined, case
+    examined += examine_context(patient, reference, lengths) + examine_sampling(patient, reference)
+    return examined + examine_quantization(patient), prompts.own_template
 
 
-def _converted(reference: Reference, emit: Emit) -> tuple[tuple[MetadataEntry, ...] | None, str]:
-    """Give what llama.cpp's converter writes for the base, or why it could not be asked."""
-    try:
-        with ExitStack() as stack:
-            tree = find_tree(None, emit=emit)
-            reader = stack.enter_context(VocabularyReader(reference.base.folder, tree))
-            return reader.read_with_parameters(), ""
-    except PackagerError as error:
-        return None, error.message + (f" ({error.hint})" if error.hint else "")
-
-
-def _without_file(patient: Patient, expected: tuple[MetadataEntry, ...] | None) -> tuple[MetadataEntry, ...] | None:
+def _of_the_base(patient: Patient, reference: Reference) -> tuple[MetadataEntry, ...] | None:
     """Give the base's vocabulary for a model whose own cannot be read from here; Ollama's count is its witness."""
-    if patient.header is not None or expected is None:
+    if patient.header is not None or reference.metadata is None:
         return None
-    return tuple(entry for entry in expected if entry.key.startswith("tokenizer."))
+    return tuple(entry for entry in reference.metadata if entry.key.startswith("tokenizer."))
 
 
 def _runs(prompts: Prompts, examined: Examined) -> Examined:
@@ -153,10 +145,10 @@ def _runs(prompts: Prompts, examined: Examined) -> Examined:
     return Examined(findings=(found,))
 
 
-def _lengths(request: Request, reference: Reference) -> tuple[int, ...]:
-    """Give the length of each of the user's conversations in tokens, none where there is no tokenizer."""
-    if not request.conversations:
+def _lengths(conversations: tuple[Conversation, ...], reference: Reference) -> tuple[int, ...]:
+    """Give the length of each of the user's conversations in tokens."""
+    if not conversations:
         return ()
     with TokenizerReference(reference.base.folder, reference.found.template.text) as tokenizer:
-        found = [tokenizer.tokens(conversation) for conversation in request.conversations]
+        found = [tokenizer.tokens(conversation) for conversation in conversations]
     return tuple(len(ids) for ids in found if isinstance(ids, tuple))

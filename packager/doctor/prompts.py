@@ -10,11 +10,10 @@ from pathlib import Path
 from packager.artifacts import Conversation, Message
 from packager.chat.probes import core_probes
 from packager.chat.render import Renderer
-from packager.doctor.case import Patient, Reference
-from packager.doctor.served import CANNOT_RUN, Ids, Served, rendered, served_by, served_by_file, without_bos
+from packager.doctor.case import Ids, Patient, Reference
+from packager.doctor.served import CANNOT_RUN, rendered, served_by, served_by_file, without_bos
 from packager.engines.engine import NotSupported
 from packager.engines.llama_cpp import Embedded
-from packager.engines.tokenizer import TokenizerReference
 from packager.errors import PackagerError
 from packager.events import Emit
 from packager.formats.gguf import MetadataEntry
@@ -123,12 +122,13 @@ def gather(
         served = served_by(patient, stack)
         expected_system = default_system(render(_PLAIN), render(_MARKED))
         found_system = default_system(served.render(_PLAIN), served.render(_MARKED))
-        tokenizer, missing = _tokenizers(reference, vocabulary, scratch, stack)
+        tokenizer, missing = _tokenizer(reference, vocabulary, scratch, stack)
         turns = []
         for probe in probes:
             turn = _texts(probe, render, served.render, found_system, bos)
-            if tokenizer is not None:
-                turn = _with_ids(turn, served, *tokenizer)
+            if tokenizer is not None and reference.ids is not None:
+                found_ids = served.ids(turn.found, tokenizer) if isinstance(turn.found, str) else None
+                turn = replace(turn, expected_ids=reference.ids.get(probe.id), found_ids=found_ids)
             turns.append(replace(turn, count=served.count(probe)) if isinstance(turn.found, str) else turn)
             steps.done(probe.id)
     return Prompts(
@@ -188,29 +188,21 @@ def _texts(
     return replace(turn, cause=cause)
 
 
-def _with_ids(turn: Turn, served: Served, reference: TokenizerReference, tokenizer: Embedded) -> Turn:
-    return replace(
-        turn,
-        expected_ids=reference.encode(turn.expected) if isinstance(turn.expected, str) else None,
-        found_ids=served.ids(turn.found, tokenizer) if isinstance(turn.found, str) else None,
-    )
-
-
-def _tokenizers(
+def _tokenizer(
     reference: Reference, vocabulary: tuple[MetadataEntry, ...] | None, scratch: Path, stack: ExitStack
-) -> tuple[tuple[TokenizerReference, Embedded] | None, str]:
-    """Give the tokenizers of both sides, or why there are none: without them only texts are compared."""
+) -> tuple[Embedded | None, str]:
+    """Give the model's own tokenizer, or why there are no token ids on one of the sides."""
+    if reference.ids is None:
+        return None, reference.no_ids
     if vocabulary is None:
         return None, "the vocabulary of the model cannot be used"
     try:
         probe = write_probe(scratch / "vocabulary.gguf", vocabulary, template=None, weights=False)
         embedded = stack.enter_context(Embedded(probe.path, vocabulary_only=True))
         embedded.tokenize("", add_special=True)
-        ours = stack.enter_context(TokenizerReference(reference.base.folder, ""))
-        ours.encode("")
     except PackagerError as error:
         return None, error.message
-    return (ours, embedded), ""
+    return embedded, ""
 
 
 def _own_template(patient: Patient, turns: list[Turn], bos: str) -> bool | None:

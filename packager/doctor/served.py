@@ -8,7 +8,7 @@ from typing import Protocol
 from packager.artifacts import Conversation
 from packager.chat.pins import FIXED_DAY
 from packager.chat.render import Renderer, RenderRefused, Setting
-from packager.doctor.case import Patient
+from packager.doctor.case import Ids, Patient
 from packager.engines.engine import NotSupported
 from packager.engines.llama_cpp import Embedded
 from packager.engines.ollama import OllamaEngine
@@ -17,7 +17,6 @@ from packager.parity.prompts import Rendered
 from packager.template_subjects import gguf_tokens
 
 CANNOT_RUN = "CANNOT_RUN"
-Ids = tuple[int, ...]
 
 
 class Served(Protocol):
