@@ -20,7 +20,7 @@ from packager.doctor.sampling import examine_sampling
 from packager.doctor.stops import examine_stops
 from packager.doctor.system import examine_system
 from packager.doctor.template import examine_template
-from packager.doctor.vocabulary import examine_vocabulary, usable_vocabulary
+from packager.doctor.vocabulary import examine_vocabulary
 from packager.doctor.weights import examine_weights
 from packager.durable import disk_errors
 from packager.engines.tokenizer import TokenizerReference
@@ -30,7 +30,9 @@ from packager.formats.gguf import MetadataEntry
 from packager.formats.text_file import write_text
 
 _ANOTHER = "it is another model"
-_OF_THE_FILE = (Organ.ARCHITECTURE, Organ.VOCABULARY, Organ.TOKENIZER)
+_CUT = "the vocabulary is at fault first"
+_OF_PROMPTS = (Organ.TEMPLATE, Organ.SYSTEM, Organ.BOS, Organ.STOP)
+_OF_THE_MODEL = (Organ.ARCHITECTURE, Organ.VOCABULARY, Organ.TOKENIZER, *_OF_PROMPTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,28 +107,38 @@ def _organs(
     if patient.damage:
         return examined, None
     another = is_another_model(patient, reference)
-    vocabulary = None
+    own_template = None
     if another is not None:
-        skipped = tuple(NotChecked(organ=organ, why=_ANOTHER) for organ in _OF_THE_FILE)
+        skipped = tuple(NotChecked(organ=organ, why=_ANOTHER) for organ in _OF_THE_MODEL)
         examined += Examined(findings=(another,), not_checked=skipped)
     else:
         parts = examine_vocabulary(patient, reference, scratch)
-        vocabulary = usable_vocabulary(patient, parts) or _of_the_base(patient, reference)
         examined += examine_architecture(patient, reference) + parts
-        examined += examine_weights(patient, reference, examined, emit)
-    prompts = gather(patient, reference, vocabulary, scratch, emit)
-    examined += _runs(prompts, examined)
+        if any(finding.organ is Organ.VOCABULARY for finding in parts.findings):
+            skipped = tuple(NotChecked(organ=organ, why=_CUT) for organ in (Organ.WEIGHTS, *_OF_PROMPTS))
+            examined += Examined(not_checked=skipped)
+        else:
+            examined += examine_weights(patient, reference, emit)
+            found, own_template = _prompts(patient, reference, examined, scratch, emit)
+            examined += found
+    examined += examine_context(patient, reference, lengths) + examine_sampling(patient, reference)
+    return examined + examine_quantization(patient), own_template
+
+
+def _prompts(
+    patient: Patient, reference: Reference, before: Examined, scratch: Path, emit: Emit
+) -> tuple[Examined, bool | None]:
+    prompts = gather(patient, reference, _vocabulary(patient, reference), scratch, emit)
+    examined = _runs(prompts, before)
     examined += examine_template(patient, prompts) + examine_system(patient, prompts)
     examined += examine_bos(patient, reference, prompts) + examine_stops(patient, reference, prompts)
-    examined += examine_context(patient, reference, lengths) + examine_sampling(patient, reference)
-    return examined + examine_quantization(patient), prompts.own_template
+    return examined, prompts.own_template
 
 
-def _of_the_base(patient: Patient, reference: Reference) -> tuple[MetadataEntry, ...] | None:
-    """Give the base's vocabulary for a model whose own cannot be read from here; Ollama's count is its witness."""
-    if patient.header is not None or reference.metadata is None:
-        return None
-    return tuple(entry for entry in reference.metadata if entry.key.startswith("tokenizer."))
+def _vocabulary(patient: Patient, reference: Reference) -> tuple[MetadataEntry, ...] | None:
+    """Give `tokenizer.*` of the model, or of the base where its own cannot be read from here: Ollama's count is the witness."""
+    metadata = patient.header.metadata if patient.header is not None else reference.metadata
+    return None if metadata is None else tuple(entry for entry in metadata if entry.key.startswith("tokenizer."))
 
 
 def _runs(prompts: Prompts, examined: Examined) -> Examined:

@@ -43,7 +43,7 @@ def examine_quantization(patient: Patient) -> Examined:
         findings.append(_label(patient, promised, said))
     if patient.header is not None:
         main, share, bits = _held(patient.header)
-        what += f", {bits:.1f} bits a weight, {share:.0%} of them {main}"
+        what += f", {bits:.1f} bits a weight, {share:.0%} of the blocks' are {main}"
         if not _fits(said, main, patient.header):
             findings.append(_mislabelled(said, main, share))
         count = sum(math.prod(tensor.shape) for tensor in patient.header.tensors)
@@ -64,16 +64,20 @@ def _promised(patient: Patient) -> str | None:
 
 
 def _held(header: GgufHeader) -> tuple[str, float, float]:
-    """Give the type of most weights of matrices, its share, and the mean of bits for a weight."""
+    """Give the type of most weights of the blocks' matrices, its share, and the mean of bits for a weight of all matrices.
+
+    Embedding and output have types of their own in most mixtures, and in a small model most of the weights.
+    """
     matrices = [tensor for tensor in header.tensors if len(tensor.shape) > 1]
     sizes: Counter[str] = Counter()
     for tensor in matrices:
-        sizes[tensor.type.name.lower()] += math.prod(tensor.shape)
-    total = sum(sizes.values())
-    if not total:
+        if tensor.name.startswith("blk."):
+            sizes[tensor.type.name.lower()] += math.prod(tensor.shape)
+    if not sizes:
         return "f32", 1.0, 32.0
     main, count = sizes.most_common(1)[0]
-    return main, count / total, 8 * sum(tensor.size_bytes for tensor in matrices) / total
+    bits = 8 * sum(tensor.size_bytes for tensor in matrices) / sum(math.prod(tensor.shape) for tensor in matrices)
+    return main, count / sum(sizes.values()), bits
 
 
 def _fits(said: str, main: str, header: GgufHeader) -> bool:
@@ -103,7 +107,7 @@ def _mislabelled(said: str, main: str, share: float) -> Finding:
         code="QUANT_MISLABELLED",
         organ=Organ.QUANTIZATION,
         severity=Severity.SERIOUS,
-        what=f"general.file_type says {said}, and {share:.0%} of the weights are {main}",
+        what=f"general.file_type says {said}, and {share:.0%} of the blocks' weights are {main}",
         cost="answers are those of the type that the weights have, whatever tools show",
     )
 

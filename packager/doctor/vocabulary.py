@@ -16,6 +16,7 @@ _TOKENS, _TYPES, _MERGES, _SCORES, _PRE, _MODEL = (
     f"tokenizer.ggml.{name}" for name in ("tokens", "token_type", "merges", "scores", "pre", "model")
 )
 _SPECIAL = (3, 4)  # llama.h, LLAMA_TOKEN_TYPE_CONTROL and _USER_DEFINED: matched in a text before it is split
+_MOST_RETYPED = 32
 _UNUSED = 5  # a row without a token; converters give it a name of their own
 # Texts that pre-tokenizers are known to split differently.
 SAMPLES = (
@@ -53,13 +54,6 @@ def examine_vocabulary(patient: Patient, reference: Reference, scratch: Path) ->
         why = "the vocabulary is at fault first"
         return sizes + texts + Examined(not_checked=(NotChecked(organ=Organ.TOKENIZER, why=why),))
     return sizes + texts + _tokenizer(patient, expected, scratch)
-
-
-def usable_vocabulary(patient: Patient, examined: Examined) -> tuple[MetadataEntry, ...] | None:
-    """Give the model's `tokenizer.*` metadata; None where there is none here, or it would not be worth tokenizing with."""
-    if patient.header is None or any(finding.organ is Organ.VOCABULARY for finding in examined.findings):
-        return None
-    return tuple(entry for entry in patient.header.metadata if entry.key.startswith("tokenizer."))
 
 
 def _sizes(header: GgufHeader, reference: Reference) -> Examined:
@@ -100,18 +94,19 @@ def _tokenizer(patient: Patient, expected: tuple[MetadataEntry, ...], scratch: P
     if not faults:
         what = f"{patient.value(_MODEL)}, {patient.value(_PRE)}: merges, types and flags as the converter writes them"
         return Examined(healthy=(Healthy(organ=Organ.TOKENIZER, what=what),))
+    samples = (*SAMPLES, *_retyped(patient, expected)[:_MOST_RETYPED])
     try:
-        different = differing_samples(patient.header.metadata if patient.header else (), expected, scratch)
+        different = differing_samples(patient.header.metadata if patient.header else (), expected, samples, scratch)
     except PackagerError as error:
         cost, share = f"texts become other tokens than in training; how many: not measured ({error.message})", 1.0
     else:
         if not different:
-            what = f"{faults[0][1]}; none of {len(SAMPLES)} sample texts becomes other tokens"
+            what = f"{faults[0][1]}; none of {len(samples)} sample texts becomes other tokens"
             return Examined(healthy=(Healthy(organ=Organ.TOKENIZER, what=what),))
-        share = len(different) / len(SAMPLES)
+        share = len(different) / len(samples)
         shown = min(different, key=len)
         cost = (
-            f"{len(different)} of {len(SAMPLES)} sample texts become other tokens than in training, {shown!r} for one"
+            f"{len(different)} of {len(samples)} sample texts become other tokens than in training, {shown!r} for one"
         )
     return Examined(
         findings=tuple(
@@ -122,7 +117,7 @@ def _tokenizer(patient: Patient, expected: tuple[MetadataEntry, ...], scratch: P
 
 
 def differing_samples(
-    one: tuple[MetadataEntry, ...], other: tuple[MetadataEntry, ...], scratch: Path
+    one: tuple[MetadataEntry, ...], other: tuple[MetadataEntry, ...], samples: tuple[str, ...], scratch: Path
 ) -> tuple[str, ...]:
     """Give the sample texts that become other tokens with another vocabulary; llama.cpp tokenizes.
 
@@ -135,8 +130,8 @@ def differing_samples(
         kept = tuple(entry for entry in metadata if entry.key.startswith("tokenizer."))
         probe = write_probe(scratch / f"{name}.gguf", kept, template=None, weights=False)
         with Embedded(probe.path, vocabulary_only=True) as engine:
-            sides.append([engine.tokenize(text, add_special=False) for text in SAMPLES])
-    return tuple(text for text, a, b in zip(SAMPLES, *sides, strict=True) if a != b)
+            sides.append([engine.tokenize(text, add_special=False) for text in samples])
+    return tuple(text for text, a, b in zip(samples, *sides, strict=True) if a != b)
 
 
 _Fault = tuple[str, str]
@@ -169,15 +164,20 @@ def _listed(patient: Patient, expected: tuple[MetadataEntry, ...], key: str, cod
 
 
 def _types(patient: Patient, expected: tuple[MetadataEntry, ...]) -> _Fault | None:
+    other = _retyped(patient, expected)
+    return (
+        ("TOKEN_TYPES", f"{len(other)} tokens have another type than the base's, {other[0]!r} for one")
+        if other
+        else None
+    )
+
+
+def _retyped(patient: Patient, expected: tuple[MetadataEntry, ...]) -> tuple[str, ...]:
+    """Give the text of every token that is special on one side alone."""
     if _same_array(patient, expected, _TYPES):
-        return None
-    found, wanted, tokens = _items(patient, _TYPES), _expected_items(expected, _TYPES), _items(patient, _TOKENS)
-    pairs = enumerate(zip(found, wanted, strict=False))
-    other = [index for index, (a, b) in pairs if a != b and (a in _SPECIAL or b in _SPECIAL)]
-    if not other:
-        return None
-    token = tokens[other[0]]
-    return "TOKEN_TYPES", f"{len(other)} tokens have another type than the base's, {token!r} for one"
+        return ()
+    rows = zip(_items(patient, _TYPES), _expected_items(expected, _TYPES), _items(patient, _TOKENS), strict=False)
+    return tuple(str(token) for a, b, token in rows if a != b and (a in _SPECIAL or b in _SPECIAL))
 
 
 _CHECKS: tuple[Callable[[Patient, tuple[MetadataEntry, ...]], _Fault | None], ...] = (_pre, _merges, _scores, _types)

@@ -35,11 +35,6 @@ def codes(diagnosis: Diagnosis) -> list[str]:
 
 
 @pytest.fixture
-def qwen(tiny: Callable[[str], Path]) -> Path:
-    return tiny("qwen2.5")
-
-
-@pytest.fixture
 def llama(tiny: Callable[[str], Path]) -> Path:
     return tiny("llama3.1")
 
@@ -58,7 +53,7 @@ def test_a_default_system_prompt_that_detection_lost(
 
 
 PLANTED = [
-    pytest.param({"system": "You are a pirate."}, "SYSTEM_OTHER", "a pirate.'; training had 'You are Qwen", id="SYSTEM"),
+    pytest.param({"system": "You are a pirate."}, "SYSTEM_OTHER", "a pirate.'; training had 'You are a helpful", id="SYSTEM"),
     pytest.param({"parameters": CONTEXT | {"stop": ["\n"]}}, "STOP_CUTS", r"stop '\n' is ordinary text", id="extra stop"),
     pytest.param({"parameters": {"num_ctx": 512}}, "CONTEXT_SHORT", "is 512; the model was made for 4096", id="num_ctx"),
     pytest.param({"parameters": {}}, "CONTEXT_DEFAULT", "is 2048; the model was made for 4096", id="no num_ctx"),
@@ -73,14 +68,14 @@ def test_instructions_of_the_modelfile(
     fields: dict[str, object],
     code: str,
     what: str,
-    qwen: Path,
-    converted: Callable[[Path], Path],
+    small: Path,
+    plain: Path,
     known: Callable[..., Reference],
     doctor: Doctor,
     ollama_url: str,
 ) -> None:
-    name = create(ollama_url, "planted", converted(qwen), **{"parameters": CONTEXT, **fields})
-    found = doctor(name, known(qwen))
+    name = create(ollama_url, "planted", plain, **{"parameters": CONTEXT, **fields})
+    found = doctor(name, known(small))
     assert codes(found) == [code]
     assert what in found.findings[0].what
     assert found.findings[0].remedy is Remedy.MODELFILE
@@ -99,24 +94,24 @@ def test_a_system_prompt_where_training_had_none(
 
 
 def test_a_wrong_go_template(
-    qwen: Path, converted: Callable[[Path], Path], known: Callable[..., Reference], doctor: Doctor, ollama_url: str,
+    small: Path, plain: Path, known: Callable[..., Reference], doctor: Doctor, ollama_url: str,
     tmp_path: Path,
 ) -> None:  # fmt: skip
-    bare = edited(converted(qwen), tmp_path / "bare.gguf", {"tokenizer.chat_template": None})
+    bare = edited(plain, tmp_path / "bare.gguf", {"tokenizer.chat_template": None})
     name = create(ollama_url, "planted", bare, parameters=CONTEXT, template=ALPACA)
-    found = doctor(name, known(qwen))
+    found = doctor(name, known(small))
     assert codes(found) == ["WRONG_TEMPLATE"]
     assert "6 of 6 CORE conversations" in found.findings[0].cost
 
 
 def test_a_stale_template_in_the_file(
-    qwen: Path, converted: Callable[[Path], Path], known: Callable[..., Reference], doctor: Doctor, ollama_url: str,
+    small: Path, plain: Path, known: Callable[..., Reference], doctor: Doctor, ollama_url: str,
     tmp_path: Path,
 ) -> None:  # fmt: skip
-    stale = edited(converted(qwen), tmp_path / "stale.gguf", {"tokenizer.chat_template": VICUNA})
+    stale = edited(plain, tmp_path / "stale.gguf", {"tokenizer.chat_template": VICUNA})
     name = create(ollama_url, "planted", stale, parameters=CONTEXT)
-    assert codes(doctor(name, known(qwen))) == ["STALE_TEMPLATE"]
-    assert codes(doctor(stale, known(qwen))) == ["STALE_TEMPLATE"]
+    assert codes(doctor(name, known(small))) == ["STALE_TEMPLATE"]
+    assert codes(doctor(stale, known(small))) == ["STALE_TEMPLATE"]
 
 
 def test_a_bos_that_is_lost(
@@ -161,19 +156,19 @@ def test_a_stop_that_is_missing(
 
 
 def test_a_sampling_that_contradicts_generation_config(
-    tmp_path: Path, qwen: Path, converted: Callable[[Path], Path], known: Callable[..., Reference], doctor: Doctor,
+    tmp_path: Path, small: Path, plain: Path, known: Callable[..., Reference], doctor: Doctor,
     ollama_url: str,
 ) -> None:  # fmt: skip
     base = tmp_path / "base"
     base.mkdir()
-    for file in qwen.iterdir():
+    for file in small.iterdir():
         (base / file.name).symlink_to(file)
     (base / "generation_config.json").unlink(missing_ok=True)
     (base / "generation_config.json").write_text(
-        '{"eos_token_id": [151645, 151643], "temperature": 0.7, "top_k": 20, "top_p": 0.8, "repetition_penalty": 1.05}'
+        '{"eos_token_id": 2, "temperature": 0.7, "top_k": 20, "top_p": 0.8, "repetition_penalty": 1.05}'
     )
     said = {"temperature": 1.5, "top_k": 20, "top_p": 0.8}
-    name = create(ollama_url, "planted", converted(qwen), parameters=CONTEXT | said)
+    name = create(ollama_url, "planted", plain, parameters=CONTEXT | said)
     found = doctor(name, known(base))
     assert codes(found) == ["SAMPLING", "SAMPLING_LOST"]
     assert found.findings[0].what == "PARAMETER temperature is 1.5; generation_config.json has temperature 0.7"
@@ -181,9 +176,9 @@ def test_a_sampling_that_contradicts_generation_config(
 
 
 def test_nothing_in_ollama_is_changed(
-    qwen: Path, converted: Callable[[Path], Path], known: Callable[..., Reference], doctor: Doctor, ollama_url: str
+    small: Path, plain: Path, known: Callable[..., Reference], doctor: Doctor, ollama_url: str
 ) -> None:
-    name = create(ollama_url, "planted", converted(qwen), parameters=CONTEXT, system="You are a pirate.")
+    name = create(ollama_url, "planted", plain, parameters=CONTEXT, system="You are a pirate.")
     before = httpx.get(f"{ollama_url}/api/tags", trust_env=False).json()
-    doctor(name, known(qwen))
+    doctor(name, known(small))
     assert httpx.get(f"{ollama_url}/api/tags", trust_env=False).json() == before
