@@ -12,7 +12,9 @@ def examine_bos(patient: Patient, reference: Reference, prompts: Prompts) -> Exa
     number = reference.tokens.id_of(prompts.bos) if prompts.bos else None
     if number is None:
         return Examined(healthy=(Healthy(organ=Organ.BOS, what="the tokenizer has none"),))
-    counted = [(turn, *pair) for turn in prompts.turns if (pair := _leading(turn, number)) is not None]
+    counted = [(turn, *pair) for turn in prompts.turns if (pair := _leading(prompts, turn, number)) is not None]
+    if not counted and not prompts.ids_missing and prompts.turns:
+        return Examined()  # told as the template
     if not counted:
         why = prompts.ids_missing or "no prompt was built"
         return Examined(not_checked=(NotChecked(organ=Organ.BOS, why=f"token ids are needed: {why}"),))
@@ -35,15 +37,22 @@ def examine_bos(patient: Patient, reference: Reference, prompts: Prompts) -> Exa
                 what=f"prompts begin with {found} {prompts.bos}, in training with {expected}; {where}",
                 cost=f"{len(wrong)} of {len(counted)} CORE prompts begin with tokens that the model never saw there",
                 affected=len(wrong) / len(counted),
-                remedy=Remedy.MODELFILE if literal and found > expected else Remedy.REBUILD,
+                remedy=Remedy.MODELFILE,
             ),
         )
     )
 
 
-def _leading(turn: Turn, number: int) -> tuple[int, int] | None:
-    """Count BOS in front of what training fed and of what the model is fed."""
+def _leading(prompts: Prompts, turn: Turn, number: int) -> tuple[int, int] | None:
+    """Count BOS in front of what training fed and of what the model is fed.
+
+    In some families it also begins every turn (SmolLM2's `<|im_start|>`): there a wrong template lacks it as well, and that is
+    the template's fault.
+    """
     if turn.expected_ids is None or turn.found_ids is None:
+        return None
+    begins_turns = turn.expected_ids.count(number) > _run(turn.expected_ids, number)
+    if begins_turns and not prompts.same_text(turn):
         return None
     found = _run(turn.found_ids, number)
     if isinstance(turn.count, int) and abs(turn.count - len(turn.found_ids)) == 1:

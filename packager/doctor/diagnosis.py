@@ -78,10 +78,8 @@ def examine(
     """Examine what was read already; the rest of `diagnose`."""
     lengths = _lengths(conversations, reference)
     with tempfile.TemporaryDirectory(prefix="packager-") as scratch:
-        examined, own_template = _organs(patient, reference, lengths, Path(scratch), emit)
-    case = Case(
-        findings=examined.findings, patient=patient, reference=reference, own_template=own_template, lengths=lengths
-    )
+        examined, prompts = _organs(patient, reference, lengths, Path(scratch), emit)
+    case = Case(findings=examined.findings, patient=patient, reference=reference, prompts=prompts, lengths=lengths)
     done = prescribe(case, output)
     written = None
     if output is not None and done.modelfile is not None:
@@ -102,12 +100,12 @@ def examine(
 
 def _organs(
     patient: Patient, reference: Reference, lengths: tuple[int, ...], scratch: Path, emit: Emit
-) -> tuple[Examined, bool | None]:
+) -> tuple[Examined, Prompts | None]:
     examined = examine_blob(patient, emit)
     if patient.damage:
         return examined, None
     another = is_another_model(patient, reference)
-    own_template = None
+    prompts = None
     if another is not None:
         skipped = tuple(NotChecked(organ=organ, why=_ANOTHER) for organ in _OF_THE_MODEL)
         examined += Examined(findings=(another,), not_checked=skipped)
@@ -119,20 +117,20 @@ def _organs(
             examined += Examined(not_checked=skipped)
         else:
             examined += examine_weights(patient, reference, emit)
-            found, own_template = _prompts(patient, reference, examined, scratch, emit)
+            found, prompts = _fed(patient, reference, examined, scratch, emit)
             examined += found
     examined += examine_context(patient, reference, lengths) + examine_sampling(patient, reference)
-    return examined + examine_quantization(patient), own_template
+    return examined + examine_quantization(patient), prompts
 
 
-def _prompts(
+def _fed(
     patient: Patient, reference: Reference, before: Examined, scratch: Path, emit: Emit
-) -> tuple[Examined, bool | None]:
+) -> tuple[Examined, Prompts]:
     prompts = gather(patient, reference, _vocabulary(patient, reference), scratch, emit)
     examined = _runs(prompts, before)
     examined += examine_template(patient, prompts) + examine_system(patient, prompts)
     examined += examine_bos(patient, reference, prompts) + examine_stops(patient, reference, prompts)
-    return examined, prompts.own_template
+    return examined, prompts
 
 
 def _vocabulary(patient: Patient, reference: Reference) -> tuple[MetadataEntry, ...] | None:

@@ -15,6 +15,7 @@ from packager.chat.ollama_choice import PromptSource, predict_choice
 from packager.doctor.case import Patient, Reference
 from packager.doctor.context import wanted_context
 from packager.doctor.finding import Finding, Organ, Remedy
+from packager.doctor.prompts import Prompts
 from packager.engines.ollama_replies import Parameter, StoredModel
 from packager.errors import InputInvalid
 from packager.formats.build_folder import MODELFILE_NAME
@@ -45,14 +46,14 @@ class Case:
         findings: What is at fault.
         patient: The model.
         reference: What it should be.
-        own_template: Whether the chat template in the GGUF builds training's prompts, as far as jinja2 can tell.
+        prompts: What the model is fed, None where that was not looked at.
         lengths: Length in tokens of each of the user's own prompts.
     """
 
     findings: tuple[Finding, ...]
     patient: Patient
     reference: Reference
-    own_template: bool | None = None
+    prompts: Prompts | None = None
     lengths: tuple[int, ...] = ()
 
     def has(self, *organs: Organ) -> bool:
@@ -149,16 +150,24 @@ def _template(case: Case, stored: StoredModel) -> str | _Impossible | None:
     prompts = [finding for finding in case.findings if finding.organ in _PROMPTS and finding.code != "FIRST_TURNS"]
     if not prompts or (stored.system and all(finding.organ is Organ.SYSTEM for finding in prompts)):
         return stored.template if stored.template_source == "template" else None
-    server, reference = case.patient.server, case.reference
-    go = reference.found.go.text
-    if go is None or server is None or stored.renderer is not None:
+    server, reference, fed = case.patient.server, case.reference, case.prompts
+    go = _go_template(case)
+    if go is None or fed is None or server is None or stored.renderer is not None:
         return _Impossible()
     own = case.patient.value("tokenizer.chat_template")
     jinja = own if isinstance(own, str) else None
     choice = predict_choice(server.version, architecture=reference.base.architecture, jinja=jinja, go=go)
-    if choice.source is PromptSource.GO or (choice.source is PromptSource.JINJA and case.own_template):
+    if choice.source is PromptSource.GO or (choice.source is PromptSource.JINJA and fed.own_template):
         return go
     return _Impossible()
+
+
+def _go_template(case: Case) -> str | None:
+    """Give the Go form, with BOS in front where training had it and this file's tokenizer does not add it; None for none."""
+    go, template = case.reference.found.go.text, case.reference.found.template
+    if go is None or case.prompts is None or not template.adds_bos or case.prompts.adds_bos:
+        return go
+    return None if case.prompts.adds_bos is None else f"{case.prompts.bos}{go}"
 
 
 def _parameters(case: Case, stored: StoredModel) -> OllamaParameters:

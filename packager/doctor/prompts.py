@@ -70,6 +70,7 @@ class Prompts:
         expected_system: The system prompt that training's template puts where a conversation has none; None for none.
         found_system: The one that the model gets.
         own_template: Whether the chat template inside the GGUF builds training's prompts; None where there is none to look at.
+        adds_bos: Whether the model's tokenizer puts a BOS in front of every text; None where it could not be asked.
         ids_missing: Why there are no token ids; empty when there are.
         cannot_run: What Ollama said where it could not run the model at all.
     """
@@ -79,6 +80,7 @@ class Prompts:
     expected_system: str | None
     found_system: str | None
     own_template: bool | None
+    adds_bos: bool | None
     ids_missing: str
     cannot_run: str = ""
 
@@ -131,12 +133,14 @@ def gather(
                 turn = replace(turn, expected_ids=reference.ids.get(probe.id), found_ids=found_ids)
             turns.append(replace(turn, count=served.count(probe)) if isinstance(turn.found, str) else turn)
             steps.done(probe.id)
+        adds_bos = None if tokenizer is None else bool(tokenizer.tokenize("", add_special=True))
     return Prompts(
         turns=tuple(turn for turn in turns if isinstance(turn.expected, str)),
         bos=bos,
         expected_system=expected_system,
         found_system=found_system,
         own_template=_own_template(patient, turns, bos),
+        adds_bos=adds_bos,
         ids_missing=missing,
         cannot_run=_cannot_run(turns),
     )
