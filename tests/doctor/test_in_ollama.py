@@ -40,15 +40,15 @@ def llama(tiny: Callable[[str], Path]) -> Path:
 
 
 def test_a_default_system_prompt_that_detection_lost(
-    smollm2: Path, converted: Callable[[Path], Path], known: Callable[..., Reference], doctor: Doctor, ollama_url: str
+    small: Path, converted: Callable[[Path], Path], known: Callable[..., Reference], doctor: Doctor, ollama_url: str
 ) -> None:
-    name = create(ollama_url, "smol", converted(smollm2), parameters={"num_ctx": 8192})
-    found = doctor(name, known(smollm2))
+    name = create(ollama_url, "planted", converted(small), parameters=CONTEXT)
+    found = doctor(name, known(small))
     assert codes(found) == ["SYSTEM_LOST"]
     assert found.findings[0].organ is Organ.SYSTEM
     assert found.findings[0].severity is Severity.CRITICAL
     assert "Ollama's own Go template 'chatml'" in found.findings[0].what
-    assert "SmolLM" in found.findings[0].what
+    assert "training had 'You are a helpful AI assistant named SmolLM" in found.findings[0].what
     assert "2 of 6 CORE conversations" in found.findings[0].cost
 
 
