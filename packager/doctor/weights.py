@@ -86,7 +86,8 @@ def _faults(compared: TensorComparison, reference: Reference) -> list[Finding]:
     updated = len(reference.adapter.pairs) if reference.adapter is not None else 0
     findings = []
     if missing:
-        what = f"the update of {reference.title} is missing in {len(missing)} of the {updated} tensors that it changes"
+        name = reference.adapter.name if reference.adapter is not None else ""
+        what = f"the update of {name} is missing in {len(missing)} of the {updated} tensors that it changes"
         findings.append(
             _finding("ADAPTER_MISSING", what, "answers are the base's where it was fine-tuned", missing, updated)
         )

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from packager.artifacts import Conversation, Message
+from packager.cli import main
 from packager.doctor.case import Reference, read_patient, read_reference
 from packager.doctor.diagnosis import examine
 from packager.doctor.finding import Diagnosis, Examined, Finding, Healthy, NotChecked, Organ, Severity, by_cost
@@ -15,7 +20,7 @@ from packager.errors import InputInvalid, OllamaFailed, Usage
 from packager.events import silent
 from tests.doctor.planted import create, edited
 from tests.run_packager import error_lines, run_packager
-from tests.test_light_core import without_heavy
+from tests.test_light_core import BLOCK
 
 
 def finding(code: str, organ: Organ, severity: Severity, affected: float = 1.0) -> Finding:
@@ -56,23 +61,31 @@ def test_the_command_shows_faults_mends_and_the_rest(small: Path, plain: Path, o
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["Modelfile"]
 
 
-def test_json_is_the_diagnosis(small: Path, plain: Path, tmp_path: Path) -> None:
-    planted = edited(plain, tmp_path / "planted.gguf", {"llama.rope.freq_base": 500000.0})
-    shown = run_packager("doctor", planted, "--reference", small, "--json")
-    assert shown.code == 5, shown.err
-    told = json.loads(shown.out)
-    assert [each["code"] for each in told["findings"]] == ["ROPE_BASE"]
-    assert told["findings"][0]["mend"].startswith(f"packager build {small} -o planted-mended --quant f16 --no-register")
-    assert told["modelfile"] is None
+def run(*arguments: object) -> int:
+    """Run the command in this process, where torch is loaded once."""
+    with pytest.raises(SystemExit) as left:
+        main([str(argument) for argument in arguments])
+    assert isinstance(left.value.code, int)
+    return left.value.code
+
+
+def test_a_healthy_file_is_exit_code_0_and_writes_nothing(
+    small: Path, plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("doctor", plain, "--reference", small, "-o", tmp_path / "out", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["model"], told["reference"], told["findings"]) == (str(plain), "small", [])
+    assert (told["modelfile"], told["written"]) == (None, None)
     assert {each["organ"] for each in told["not_checked"]} == {"context", "sampling"}
-
-
-def test_a_healthy_file_is_exit_code_0_and_writes_nothing(small: Path, plain: Path, tmp_path: Path) -> None:
-    shown = run_packager("doctor", plain, "--reference", small, "-o", tmp_path / "out")
-    assert shown.code == 0, shown.err
-    assert shown.out.splitlines()[-1].startswith("nothing is at fault (")
-    assert "2 not checked" in shown.out
     assert not (tmp_path / "out").exists()
+
+
+def test_a_file_is_mended_by_a_build_of_its_type(
+    small: Path, plain: Path, known: Callable[..., Reference], tmp_path: Path
+) -> None:
+    planted = edited(plain, tmp_path / "planted.gguf", {"llama.rope.freq_base": 500000.0})
+    (fault,) = examine(read_patient(str(planted), silent), known(small), emit=silent).findings
+    assert fault.mend == f"packager build {small} -o planted-mended --quant f16 --no-register"
 
 
 @pytest.mark.parametrize(
@@ -92,31 +105,40 @@ def test_a_model_that_ollama_does_not_have(ollama_url: str, monkeypatch: pytest.
         read_patient("nobody", silent)
 
 
-def test_without_torch_the_rest_is_examined(small: Path, plain: Path, tmp_path: Path) -> None:
+def test_without_the_build_packages_the_rest_is_examined(small: Path, plain: Path, tmp_path: Path) -> None:
     planted = edited(plain, tmp_path / "tiny-q8_0.gguf", {"tokenizer.chat_template": "{{ messages }}"})
-    done = without_heavy(
-        f"from packager.cli import main; main(['doctor', {str(planted)!r}, '--reference', {str(small)!r}, '--json'])"
+    (tmp_path / "sitecustomize.py").write_text(BLOCK)  # in the processes that it starts as well
+    done = subprocess.run(
+        [sys.executable, "-m", "packager", "doctor", str(planted), "--reference", str(small), "--json"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 5, done.stderr
     told = json.loads(done.stdout)
     assert {each["code"] for each in told["findings"]} == {"STALE_TEMPLATE", "QUANT_LABEL"}
-    missing = {each["organ"]: each["why"] for each in told["not_checked"]}
+    missing = {each["organ"]: each["why"] + each["how"] for each in told["not_checked"]}
     assert set(missing) == {"weights", "architecture", "vocabulary", "tokenizer", "BOS", "context", "sampling"}
-    assert "llama-cpp-python" in missing["tokenizer"]
+    assert "No module named 'transformers'" in missing["tokenizer"]
+    assert "ollama-packager[build]" in missing["weights"]
 
 
 def test_the_users_own_data_decide_what_context_is_needed(
-    small: Path, plain: Path, known: Callable[..., Reference], ollama_url: str, tmp_path: Path
-) -> None:
+    small: Path, plain: Path, known: Callable[..., Reference], ollama_url: str, monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("OLLAMA_HOST", ollama_url)
     create(ollama_url, "planted", plain, parameters={"num_ctx": 256})
-    long = {"messages": [{"role": "user", "content": "word " * 300}, {"role": "assistant", "content": "ok"}]}
-    short = {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "ok"}]}
-    (tmp_path / "data.jsonl").write_text("".join(json.dumps(each) + "\n" for each in (long, short, short)))
-    arguments = ("doctor", "planted", "--reference", small, "--conversations", tmp_path / "data.jsonl", "--json")
-    told = json.loads(run_packager(*arguments, ollama=ollama_url).out)
-    (fault,) = told["findings"]
-    assert fault["code"] == "CONTEXT_SHORT"
-    assert fault["cost"] == "prompts over 256 tokens are cut without a word, 1 of your 3 conversations among them"
+    chats = tuple(
+        Conversation(id=str(number), group="USER", messages=(Message(role="user", content=text),))
+        for number, text in enumerate(("word " * 300, "Hello", "Bye"))
+    )
+    found = examine(read_patient("planted", silent), known(small), conversations=chats, output=tmp_path, emit=silent)
+    (fault,) = found.findings
+    assert fault.code == "CONTEXT_SHORT"
+    assert fault.cost == "prompts over 256 tokens are cut without a word, 1 of your 3 conversations among them"
+    assert "PARAMETER num_ctx 4096" in (tmp_path / "Modelfile").read_text()
 
 
 def test_a_reference_that_is_none_is_told(tmp_path: Path) -> None:

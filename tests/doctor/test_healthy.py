@@ -49,6 +49,3 @@ def test_a_model_that_packager_made(
     assert not found.findings
     assert not found.not_checked
     assert {healthy.organ for healthy in found.healthy} == set(Organ)
-    as_file = doctor(file.path, reference)
-    assert not as_file.findings
-    assert {missing.organ for missing in as_file.not_checked} == {Organ.CONTEXT, Organ.SAMPLING}

@@ -83,14 +83,13 @@ def test_instructions_of_the_modelfile(
 
 
 def test_a_system_prompt_where_training_had_none(
-    tiny: Callable[[str], Path], converted: Callable[[Path], Path], known: Callable[..., Reference], doctor: Doctor,
-    ollama_url: str,
-) -> None:  # fmt: skip
-    base = tiny("qwen3")
-    name = create(ollama_url, "planted", converted(base), parameters=CONTEXT, system="You are a pirate.")
-    found = doctor(name, known(base))
+    small: Path, plain: Path, known: Callable[..., Reference], doctor: Doctor, ollama_url: str
+) -> None:
+    name = create(ollama_url, "planted", plain, parameters=CONTEXT)
+    found = doctor(name, known(small, None, "chatml"))
     assert codes(found) == ["SYSTEM_ADDED"]
-    assert "training had no default system prompt" in found.findings[0].what
+    assert found.findings[0].what.startswith("the GGUF's chat template: 'You are a helpful AI assistant named SmolLM")
+    assert found.findings[0].what.endswith("training had no default system prompt")
 
 
 def test_a_wrong_go_template(
@@ -126,17 +125,6 @@ def test_a_bos_that_is_lost(
         "begin with 0 <|begin_of_text|>, in training with 1; add_bos_token of the GGUF is false"
         in found.findings[0].what
     )
-
-
-def test_a_bos_that_is_doubled(
-    llama: Path, converted: Callable[[Path], Path], known: Callable[..., Reference], doctor: Doctor, ollama_url: str,
-    tmp_path: Path,
-) -> None:  # fmt: skip
-    bare = edited(converted(llama), tmp_path / "bare.gguf", {"tokenizer.chat_template": None})
-    name = create(ollama_url, "planted", bare, parameters=CONTEXT, template=LLAMA3_WITH_BOS)
-    found = doctor(name, known(llama))
-    assert "BOS_DUP" in codes(found)
-    assert found.findings[-1].remedy is Remedy.MODELFILE
 
 
 def test_a_stop_that_is_missing(

@@ -126,33 +126,19 @@ def test_a_doubled_bos(
     delete(ollama_url, name)
 
 
-def test_an_adapter_that_was_not_merged(
+def test_a_corrupt_blob_without_the_adapter(
     small: Path, small_lora: Path, plain: Path, known: Known, doctor: Doctor, ollama_url: str,
     mend: Callable[[Diagnosis], str],
 ) -> None:  # fmt: skip
     name = create(ollama_url, "mended", plain, parameters=CONTEXT)
+    flip_bytes(blob_of(ollama_url, name), "token_embd.weight")
     found = doctor(name, known(small, small_lora))
-    assert codes(found) == ["ADAPTER_MISSING"]
-    command = mend(found)
-    assert command.startswith(
-        f"packager build {small} {small_lora} -o mended-mended --quant f16 --name mended --replace"
-    )
-    assert not doctor(name, known(small, small_lora)).findings
-    delete(ollama_url, name)
-    delete(ollama_url, "mended:f16")
-
-
-def test_a_corrupt_blob(
-    small: Path, small_lora: Path, known: Known, doctor: Doctor, ollama_url: str, plain: Path,
-    mend: Callable[[Diagnosis], str],
-) -> None:  # fmt: skip
-    name = create(ollama_url, "mended", plain, parameters=CONTEXT)
-    flip_bytes(blob_of(ollama_url, name), "blk.0.ffn_up.weight")
-    found = doctor(name, known(small))
-    assert codes(found) == ["BLOB_CORRUPT", "TENSOR_DAMAGED"]
+    assert codes(found) == ["BLOB_CORRUPT", "ADAPTER_MISSING", "TENSOR_DAMAGED"]
     assert "its name says" in found.findings[0].what
-    assert found.findings[1].what.startswith("blk.0.ffn_up.weight: ")
-    assert mend(found).startswith("ollama rm mended:latest && packager build ")
-    assert not doctor(name, known(small)).findings
+    assert found.findings[2].what.startswith("token_embd.weight: row ")
+    command = mend(found)
+    build = f"packager build {small} {small_lora} -o mended-mended --quant f16 --name mended --replace"
+    assert command == f"ollama rm mended:latest && {build}"
+    assert not doctor(name, known(small, small_lora)).findings
     delete(ollama_url, name)
     delete(ollama_url, "mended:f16")

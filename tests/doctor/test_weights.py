@@ -20,14 +20,14 @@ from tests.llama_cpp_tools import convert
 Known = Callable[..., Reference]
 
 
-def merged(base: Path, adapter: Path, tree: LlamaCppTree, folder: Path, dtype: str = "float32") -> Path:
+def merged(base: Path, adapter: Path, tree: LlamaCppTree, folder: Path) -> Path:
     """Merge with peft, save, and convert, as people do without packager."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().to(getattr(torch, dtype)).save_pretrained(folder)
+    PeftModel.from_pretrained(model, str(adapter)).merge_and_unload().save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copy(base / name, folder)
     return convert(tree, folder, "f16", folder.with_suffix(".gguf"))
@@ -54,14 +54,6 @@ def test_a_merge_by_peft_is_healthy(
     assert any(h.organ is Organ.WEIGHTS and "small + small-lora" in h.what for h in found.healthy)
 
 
-def test_a_merge_saved_in_bfloat16_is_healthy(
-    small: Path, small_lora: Path, tree: LlamaCppTree, known: Known, examined: FileDoctor, tmp_path: Path
-) -> None:
-    assert not examined(
-        merged(small, small_lora, tree, tmp_path / "half", "bfloat16"), known(small, small_lora)
-    ).findings
-
-
 @pytest.mark.parametrize("file_type", [None, Q8_0, Q4_0], ids=["f16", "q8_0", "q4_0"])
 def test_an_adapter_that_was_not_merged(
     file_type: int | None,
@@ -75,20 +67,19 @@ def test_an_adapter_that_was_not_merged(
     file = plain if file_type is None else quantized(plain, tmp_path / "quant.gguf", file_type)
     found = examined(file, known(small, small_lora))
     assert codes(found) == ["ADAPTER_MISSING"]
-    assert "the update of small + small-lora is missing in 14 of the 14 tensors" in found.findings[0].what
+    assert "the update of small-lora is missing in 14 of the 14 tensors" in found.findings[0].what
 
 
-@pytest.mark.parametrize("times", [0.5, 2.0], ids=["half", "twice"])
 def test_a_wrong_scale(
-    times: float, small: Path, small_lora: Path, tree: LlamaCppTree, known: Known, examined: FileDoctor, tmp_path: Path
+    small: Path, small_lora: Path, tree: LlamaCppTree, known: Known, examined: FileDoctor, tmp_path: Path
 ) -> None:
     shutil.copytree(small_lora, tmp_path / "lora")
     config = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())
-    config["lora_alpha"] *= times
+    config["lora_alpha"] *= 2
     (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(config))
     found = examined(merged(small, tmp_path / "lora", tree, tmp_path / "wrong"), known(small, small_lora))
     assert codes(found) == ["ADAPTER_SCALE"]
-    assert found.findings[0].what.startswith(f"the adapter is merged {times:.2g} times in 14 of the 14 tensors")
+    assert found.findings[0].what.startswith("the adapter is merged 2 times in 14 of the 14 tensors that it changes")
 
 
 def test_a_damaged_tensor_is_named(
