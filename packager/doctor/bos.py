@@ -13,10 +13,10 @@ def examine_bos(patient: Patient, reference: Reference, prompts: Prompts) -> Exa
     if number is None:
         return Examined(healthy=(Healthy(organ=Organ.BOS, what="the tokenizer has none"),))
     counted = [(turn, *pair) for turn in prompts.turns if (pair := _leading(prompts, turn, number)) is not None]
-    if not counted and not prompts.ids_missing and prompts.turns:
+    if not counted and any(turn.found_ids is not None for turn in prompts.turns):
         return Examined()  # told as the template
     if not counted:
-        why = prompts.ids_missing or "no prompt was built"
+        why = prompts.ids_missing or prompts.unseen or "no prompt was built"
         return Examined(not_checked=(NotChecked(organ=Organ.BOS, why=f"token ids are needed: {why}"),))
     wrong = [(expected, found) for _, expected, found in counted if expected != found]
     if not wrong:

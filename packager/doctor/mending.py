@@ -148,9 +148,12 @@ def _template(case: Case, stored: StoredModel) -> str | _Impossible | None:
     Without a TEMPLATE Ollama could attach one of its own again, so the Go form is written even where the GGUF's is right.
     """
     prompts = [finding for finding in case.findings if finding.organ in _PROMPTS and finding.code != "FIRST_TURNS"]
-    if not prompts or (stored.system and all(finding.organ is Organ.SYSTEM for finding in prompts)):
-        return stored.template if stored.template_source == "template" else None
     server, reference, fed = case.patient.server, case.reference, case.prompts
+    if not prompts:
+        return stored.template if stored.template_source == "template" else None
+    only_system = bool(stored.system) and all(finding.organ is Organ.SYSTEM for finding in prompts)
+    if only_system and stored.template_source == "gguf" and fed is not None and fed.own_template:
+        return None  # what SYSTEM hides is training's own default
     go = _go_template(case)
     if go is None or fed is None or server is None or stored.renderer is not None:
         return _Impossible()

@@ -11,7 +11,7 @@ from packager.artifacts import Conversation, Message
 from packager.chat.probes import core_probes
 from packager.chat.render import Renderer
 from packager.doctor.case import Ids, Patient, Reference
-from packager.doctor.served import CANNOT_RUN, rendered, served_by, served_by_file, without_bos
+from packager.doctor.served import CANNOT_RUN, Served, rendered, served_by, served_by_file, without_bos
 from packager.engines.engine import NotSupported
 from packager.engines.llama_cpp import Embedded
 from packager.errors import PackagerError
@@ -84,6 +84,14 @@ class Prompts:
     ids_missing: str
     cannot_run: str = ""
 
+    @property
+    def unseen(self) -> str:
+        """Why the model's prompts cannot be seen, empty when they can."""
+        if self.cannot_run:
+            return self.cannot_run
+        refusals = (turn.found for turn in self.turns if isinstance(turn.found, NotSupported))
+        return next((refusal.detail for refusal in refusals if refusal.code == "NO_DEBUG_RENDER"), "")
+
     def same_text(self, turn: Turn) -> bool:
         """Whether both prompts have the same text, but for a BOS that one of them has as a token."""
         return self.equal(turn.expected, turn.found)
@@ -111,8 +119,6 @@ def gather(
         scratch: A folder for a file of a few megabytes.
         emit: Gets the progress.
     """
-    probes = core_probes()
-    steps = Steps(len(probes), emit, STAGE)
     bos = reference.tokens.bos_token or ""
     template = reference.found.template.text
     with ExitStack() as stack:
@@ -125,14 +131,8 @@ def gather(
         expected_system = default_system(render(_PLAIN), render(_MARKED))
         found_system = default_system(served.render(_PLAIN), served.render(_MARKED))
         tokenizer, missing = _tokenizer(reference, vocabulary, scratch, stack)
-        turns = []
-        for probe in probes:
-            turn = _texts(probe, render, served.render, found_system, bos)
-            if tokenizer is not None and reference.ids is not None:
-                found_ids = served.ids(turn.found, tokenizer) if isinstance(turn.found, str) else None
-                turn = replace(turn, expected_ids=reference.ids.get(probe.id), found_ids=found_ids)
-            turns.append(replace(turn, count=served.count(probe)) if isinstance(turn.found, str) else turn)
-            steps.done(probe.id)
+        texts = [_texts(probe, render, served.render, found_system, bos) for probe in core_probes()]
+        turns = _counted(texts, served, reference, tokenizer, emit)
         adds_bos = None if tokenizer is None else bool(tokenizer.tokenize("", add_special=True))
     return Prompts(
         turns=tuple(turn for turn in turns if isinstance(turn.expected, str)),
@@ -190,6 +190,21 @@ def _texts(
         bos=bos,
     )
     return replace(turn, cause=cause)
+
+
+def _counted(
+    turns: list[Turn], served: Served, reference: Reference, tokenizer: Embedded | None, emit: Emit
+) -> list[Turn]:
+    """Add the token ids of both sides, and what Ollama counts when it answers."""
+    steps, counted = Steps(len(turns), emit, STAGE), []
+    for text in turns:
+        turn, name = text, text.conversation.id
+        if tokenizer is not None and reference.ids is not None:
+            found_ids = served.ids(turn.found, tokenizer) if isinstance(turn.found, str) else None
+            turn = replace(turn, expected_ids=reference.ids.get(name), found_ids=found_ids)
+        counted.append(replace(turn, count=served.count(turn.conversation)) if isinstance(turn.found, str) else turn)
+        steps.done(name)
+    return counted
 
 
 def _tokenizer(

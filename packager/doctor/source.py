@@ -53,7 +53,8 @@ def template_source(patient: Patient) -> Source:
         return Source(code="WRONG_TEMPLATE", words="the Go TEMPLATE of the Modelfile")
     if stored is not None and stored.template_source == "renderer":
         return Source(code="RENDERER_FORCED", words=f"Ollama's built-in renderer {stored.renderer or stored.parser}")
-    if stored is not None and stored.template_source == "none":
+    in_file = patient.header is None or patient.header.value("tokenizer.chat_template") is not None
+    if (stored is None and not in_file) or (stored is not None and stored.template_source == "none"):
         return Source(code="NO_TEMPLATE", words="no template at all")
     if stored is not None and stored.has_go_template:
         return Source(code="PREFER_JINJA", words="the GGUF's chat template, which Ollama prefers to the Go TEMPLATE,")

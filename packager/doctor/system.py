@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from packager.doctor.case import Patient
-from packager.doctor.finding import Examined, Finding, Healthy, Organ, Remedy, Severity
+from packager.doctor.finding import Examined, Finding, Healthy, NotChecked, Organ, Remedy, Severity
 from packager.doctor.prompts import Prompts, Turn
 from packager.doctor.served import without_bos
 from packager.doctor.source import template_source
@@ -13,6 +13,8 @@ _SHOWN_CHARACTERS = 60
 
 def examine_system(patient: Patient, prompts: Prompts) -> Examined:
     """Compare the default system prompts, where some conversation differs in nothing else."""
+    if prompts.unseen:
+        return Examined(not_checked=(NotChecked(organ=Organ.SYSTEM, why=prompts.unseen),))
     hit = [turn for turn in prompts.turns if explained(turn, prompts)]
     expected, found = prompts.expected_system, prompts.found_system
     if not hit:

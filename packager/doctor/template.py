@@ -17,8 +17,8 @@ _SIDES = ("training", "here")
 def examine_template(patient: Patient, prompts: Prompts) -> Examined:
     """Compare the prompts of every CORE conversation as texts, and say which template built them."""
     source = template_source(patient)
-    if unseen := _unseen(prompts):
-        return Examined(not_checked=(NotChecked(organ=Organ.TEMPLATE, why=unseen),))
+    if prompts.unseen:
+        return Examined(not_checked=(NotChecked(organ=Organ.TEMPLATE, why=prompts.unseen),))
     if not prompts.turns:
         why = "the reference's template takes none of the CORE conversations"
         return Examined(not_checked=(NotChecked(organ=Organ.TEMPLATE, why=why),))
@@ -32,14 +32,6 @@ def examine_template(patient: Patient, prompts: Prompts) -> Examined:
     if any(not prompts.same_text(turn) for turn in prompts.turns):
         return Examined()  # its default system prompt is at fault, and told as that
     return Examined(healthy=(Healthy(organ=Organ.TEMPLATE, what=f"{what} are training's"),))
-
-
-def _unseen(prompts: Prompts) -> str:
-    """Give why the prompts cannot be seen, empty when they can."""
-    if prompts.cannot_run:
-        return prompts.cannot_run
-    refusals = (turn.found for turn in prompts.turns if isinstance(turn.found, NotSupported))
-    return next((refusal.detail for refusal in refusals if refusal.code == "NO_DEBUG_RENDER"), "")
 
 
 def _finding(source: Source, different: list[Turn], prompts: Prompts) -> Finding:

@@ -103,6 +103,28 @@ def test_a_wrong_go_template(
     assert "6 of 6 CORE conversations" in found.findings[0].cost
 
 
+def test_a_template_that_ollama_does_not_use(
+    small: Path, plain: Path, known: Callable[..., Reference], doctor: Doctor, ollama_url: str, tmp_path: Path
+) -> None:
+    can_do_more = VICUNA + "{#- tools -#}"  # which is what Ollama looks for
+    stale = edited(plain, tmp_path / "stale.gguf", {"tokenizer.chat_template": can_do_more})
+    name = create(ollama_url, "planted", stale, parameters=CONTEXT, template=str(known(small).found.go.text))
+    found = doctor(name, known(small))
+    assert codes(found) == ["PREFER_JINJA"]
+    assert found.findings[0].mend.startswith("packager build ")  # no TEMPLATE would be used
+
+
+def test_no_template_at_all(
+    small: Path, plain: Path, known: Callable[..., Reference], doctor: Doctor, ollama_url: str, tmp_path: Path
+) -> None:
+    bare = edited(plain, tmp_path / "bare.gguf", {"tokenizer.chat_template": None})
+    name = create(ollama_url, "planted", bare, parameters=CONTEXT)
+    assert codes(doctor(name, known(small))) == ["NO_TEMPLATE"]
+    found = doctor(bare, known(small))
+    assert codes(found) == ["NO_TEMPLATE"]
+    assert "there is no chat template in it" in found.findings[0].what
+
+
 def test_a_stale_template_in_the_file(
     small: Path, plain: Path, known: Callable[..., Reference], doctor: Doctor, ollama_url: str,
     tmp_path: Path,

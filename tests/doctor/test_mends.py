@@ -65,13 +65,13 @@ def test_a_foreign_system_prompt(
     delete(ollama_url, name)
 
 
-def test_a_default_system_prompt_that_detection_lost(
+def test_a_foreign_system_prompt_over_one_that_detection_lost(
     small: Path, converted: Callable[[Path], Path], known: Known, doctor: Doctor, ollama_url: str, tmp_path: Path,
     mend: Callable[[Diagnosis], str],
 ) -> None:  # fmt: skip
-    name = create(ollama_url, "mended", converted(small), parameters=CONTEXT)
+    name = create(ollama_url, "mended", converted(small), parameters=CONTEXT, system="You are a pirate.")
     found = doctor(name, known(small), tmp_path / "out")
-    assert codes(found) == ["SYSTEM_LOST"]
+    assert codes(found) == ["SYSTEM_OTHER"]
     mend(found)
     assert not doctor(name, known(small)).findings
     delete(ollama_url, name)
