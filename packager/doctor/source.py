@@ -55,7 +55,7 @@ def template_source(patient: Patient) -> Source:
         return Source(code="RENDERER_FORCED", words=f"Ollama's built-in renderer {stored.renderer or stored.parser}")
     in_file = patient.header is None or patient.header.value("tokenizer.chat_template") is not None
     if (stored is None and not in_file) or (stored is not None and stored.template_source == "none"):
-        return Source(code="NO_TEMPLATE", words="no template at all")
+        return Source(code="NO_TEMPLATE", words="no template of its own")
     if stored is not None and stored.has_go_template:
         return Source(code="PREFER_JINJA", words="the GGUF's chat template, which Ollama prefers to the Go TEMPLATE,")
     return Source(code="STALE_TEMPLATE", words="the GGUF's chat template")
