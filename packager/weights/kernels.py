@@ -1,10 +1,10 @@
-"""A block of float32 rows to the bytes of a GGML type, by llama.cpp's own kernels.
+"""A block of float32 rows to the bytes of a GGML type and back, by llama.cpp's own kernels.
 
 Every row is converted by itself, so neither the size of a block nor the number of threads changes a byte. All of this runs
 without the GIL.
 
 Source:
-    llama.cpp `ggml/src/ggml.c` `ggml_quantize_chunk`; float16 is rounded to nearest even, as numpy (and so
+    llama.cpp `ggml/src/ggml.c` `ggml_quantize_chunk`, `type_traits`; float16 is rounded to nearest even, as numpy (and so
     `convert_hf_to_gguf.py`) does.
 """
 
@@ -40,6 +40,40 @@ def convert_rows(block: torch.Tensor, kinds: Iterable[GgmlType], name: str) -> d
     """
     largest = max((abs(float(bound)) for bound in torch.aminmax(block)), default=0.0)
     return {kind: _converted(block, kind, name, largest) for kind in kinds}
+
+
+def can_round(kind: GgmlType) -> bool:
+    """Whether `convert_rows` makes this type and `read_rows` reads it: some need an importance matrix, integers neither."""
+    library = llama_library()
+    if kind is GgmlType.F32:
+        return True
+    return bool(library.type_traits(int(kind)).contents.to_float) and not library.needs_importance(int(kind))
+
+
+def is_coarse(kind: GgmlType) -> bool:
+    """Whether a type has fewer than eight bits for each value."""
+    elements, size = GGML_TYPE_SIZES[kind]
+    return size < elements
+
+
+def read_rows(data: torch.Tensor, kind: GgmlType, rows: int, columns: int) -> torch.Tensor:
+    """Give the values that rows of a GGML type stand for: the other direction of `convert_rows`.
+
+    Args:
+        data: The rows' bytes, one after the other, uint8, contiguous.
+        kind: A type that `can_round`.
+        rows: How many.
+        columns: Elements of each, a whole number of blocks of `kind`.
+
+    Returns:
+        Shape `(rows, columns)`, float32; what is not finite in `data` is not finite here.
+    """
+    if kind is GgmlType.F32:
+        return data.view(torch.float32).reshape(rows, columns)
+    result = torch.empty((rows, columns), dtype=torch.float32)
+    library = llama_library()
+    library.type_traits(int(kind)).contents.to_float(data.data_ptr(), result.data_ptr(), rows * columns)
+    return result
 
 
 def _converted(block: torch.Tensor, kind: GgmlType, name: str, largest: float) -> memoryview:

@@ -66,6 +66,20 @@ class QuantizeParameters(ctypes.Structure):
     )
 
 
+class TypeTraits(ctypes.Structure):
+    """`ggml_type_traits`: how a type lies in memory, and what makes float32 of it (null where nothing does)."""
+
+    _fields_ = (
+        ("type_name", ctypes.c_char_p),
+        ("blck_size", ctypes.c_int64),
+        ("blck_size_interleave", ctypes.c_int64),
+        ("type_size", ctypes.c_size_t),
+        ("is_quantized", ctypes.c_bool),
+        ("to_float", ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)),
+        ("from_float_ref", ctypes.c_void_p),
+    )
+
+
 class InitParameters(ctypes.Structure):
     """`ggml_init_params`: an arena for tensors that have a shape and no data."""
 
@@ -91,6 +105,8 @@ class LlamaLibrary:
             pointer,
         )
         self.validate_row_data = _declare(ggml, "ggml_validate_row_data", ctypes.c_bool, ctypes.c_int, pointer, size)
+        self.type_traits = _declare(ggml, "ggml_get_type_traits", ctypes.POINTER(TypeTraits), ctypes.c_int)
+        self.needs_importance = _declare(ggml, "ggml_quantize_requires_imatrix", ctypes.c_bool, ctypes.c_int)
         self.ggml_init = _declare(ggml, "ggml_init", pointer, InitParameters)
         self.ggml_free = _declare(ggml, "ggml_free", None, pointer)
         self.tensor_overhead = _declare(ggml, "ggml_tensor_overhead", size)

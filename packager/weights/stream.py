@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -89,16 +90,33 @@ def _tasks(
 ) -> Iterator[Callable[[], ConvertedBlock]]:
     for tensor in tensors:
         rows, columns = matrix_shape(tensor.shape)
-        reader = _RenamedRows(merged, tensor.source) if tensor.source is not None else _EvaluatedRows(tensor)
+        reader = row_reader(tensor, merged)
         wanted = types(tensor.name)
         for first, end in row_blocks(rows, columns):
             yield _Task(tensor.name, reader, wanted, first, end, end == rows)
 
 
+class RowReader(Protocol):
+    """Gives the float32 rows of one tensor to any number of threads."""
+
+    def rows(self, first: int, end: int) -> torch.Tensor:
+        """Give the rows `first` to `end`, a block of `row_blocks`, which is asked for once."""
+        ...
+
+
+def row_reader(tensor: ConvertedTensor, merged: MergedTensors) -> RowReader:
+    """Give what reads a converted tensor in row blocks; where it has to be computed whole, that is done once.
+
+    Raises (its `rows`):
+        InputInvalid: A value is not finite, or a file ends early; the tensor is named.
+    """
+    return _RenamedRows(merged, tensor.source) if tensor.source is not None else _EvaluatedRows(tensor)
+
+
 @dataclass(frozen=True)
 class _Task:
     name: str
-    reader: _RenamedRows | _EvaluatedRows
+    reader: RowReader
     types: frozenset[GgmlType]
     first: int
     end: int
