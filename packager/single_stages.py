@@ -32,7 +32,7 @@ from packager.pipeline import (
 )
 from packager.plan import BuildRequest, build_name, make_plan
 from packager.report_page.page import render_page, write_page
-from packager.sources.llama_cpp_tree import find_tree
+from packager.sources.llama_cpp_tree import cached_tree, find_tree
 from packager.stages.modelfile import ModelfileJob, make_modelfile, write_modelfile
 from packager.stages.register import RegisterJob, read_back
 from packager.stages.register import register as register_one
@@ -153,7 +153,7 @@ def verify(
             inputs=workspace.digest_inputs(model_files(checkpoint, lora)),
             reference_memory_bytes=reference_memory_bytes,
         )
-        return verify_once(job, server, workspace, emit)
+        return verify_once(job, server, cached_tree(None), workspace, emit)
 
 
 def write_report_page(folder: Path, output: Path | None, *, emit: Emit) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import shutil
@@ -13,9 +14,10 @@ import pytest
 from filelock import FileLock
 from platformdirs import user_cache_path
 
-from packager.artifacts import Gguf
+from packager.artifacts import Gguf, Quant
 from packager.sources import demo_model
 from packager.sources.llama_cpp_tree import LlamaCppTree, find_tree
+from tests.made_ggufs import Made, make_ggufs
 from tests.ollama_server import running_ollama, write_gguf
 from tests.tiny_models import FAMILIES, make_tiny, make_tiny_lora
 
@@ -82,6 +84,19 @@ def tiny_lora(cache: Path, tiny: Callable[[str], Path]) -> Callable[[str], Path]
     def make(family: str) -> Path:
         base = tiny(family)
         return once(cache / f"tiny-{family}-lora", lambda output: make_tiny_lora(base, output))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_build(
+    tiny: Callable[[str], Path], tiny_lora: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Made]:
+    """`tiny_build(family)`: every quant of `tiny(family)` with `tiny_lora(family)`, built once. Read-only."""
+
+    @functools.cache
+    def make(family: str) -> Made:
+        return make_ggufs(tiny(family), tiny_lora(family), tuple(Quant), tmp_path_factory.mktemp(family))
 
     return make
 

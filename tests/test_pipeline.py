@@ -247,12 +247,12 @@ def test_a_verdict_is_found_again_for_exactly_what_it_was_about(
     monkeypatch.setattr(pipeline, "verify", compare)
     first = dataclasses.replace(JOB, ggufs=(dataclasses.replace(GGUF, path=tmp_path / "m.gguf"),))
     with Workspace(tmp_path) as workspace:
-        assert verify_once(first, None, workspace, lambda event: None) == verdicts[0]
+        assert verify_once(first, None, None, workspace, lambda event: None) == verdicts[0]
     if versions:
         monkeypatch.setattr(pipeline, "tool_versions", lambda: versions)
     job = dataclasses.replace(first, **changes)
     job = dataclasses.replace(job, ggufs=(dataclasses.replace(job.ggufs[0], path=tmp_path / "m.gguf"),))
     with Workspace(tmp_path) as workspace:
-        assert verify_once(job, None, workspace, lambda event: None) == verdicts[runs - 1]
+        assert verify_once(job, None, None, workspace, lambda event: None) == verdicts[runs - 1]
     assert asked == [first, job][:runs]
     assert ('"outcome": "failed"' in (tmp_path / REPORT_NAME).read_text()) == (runs == 2)

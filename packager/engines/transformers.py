@@ -155,6 +155,24 @@ class Reference:
         """Give one token as people read it, special tokens included."""
         return self._tokenizer.decode([token_id], skip_special_tokens=False)
 
+    def put_weights(self, weights: Iterator[tuple[str, torch.Tensor]]) -> None:
+        """Replace weights of the loaded model.
+
+        Args:
+            weights: Names as the model has them, and values of the same shape.
+
+        Raises:
+            InputInvalid: The model has no weight of that name and shape.
+        """
+        import torch
+
+        there = dict(self._model.named_parameters())
+        with torch.inference_mode():
+            for name, value in weights:
+                if name not in there or there[name].shape != value.shape:
+                    raise InputInvalid(f"{self._base}: transformers has no weight {name} of shape {tuple(value.shape)}")
+                there[name].copy_(value)
+
     def close(self) -> None:
         """Free the weights, also those on the disk, and keep the tokenizer; a question for the model loads it again."""
         self.__dict__.pop("_model", None)
@@ -256,6 +274,8 @@ class _Model(Protocol):
     """The part of transformers' causal language model that is used here."""
 
     generation_config: _GenerationConfig
+
+    def named_parameters(self) -> Iterator[tuple[str, torch.Tensor]]: ...
 
     def __call__(
         self, *, input_ids: torch.Tensor, use_cache: bool, logits_to_keep: int, past_key_values: object = None

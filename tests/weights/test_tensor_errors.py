@@ -33,16 +33,8 @@ Tiny = Callable[[str], Path]
 
 
 @pytest.fixture(scope="module")
-def builds(tiny: Tiny, tiny_lora: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Made]:
-    return {
-        family: make_ggufs(tiny(family), tiny_lora(family), tuple(Quant), tmp_path_factory.mktemp("made"))
-        for family in FAMILIES
-    }
-
-
-@pytest.fixture(scope="module")
-def made(builds: dict[str, Made]) -> Made:
-    return builds[FAMILY]
+def made(tiny_build: Callable[[str], Made]) -> Made:
+    return tiny_build(FAMILY)
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +65,8 @@ def texts(found: TensorComparison) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_a_build_makes_has_no_fault(family: str, builds: dict[str, Made], tree: LlamaCppTree) -> None:
-    build = builds[family]
+def test_what_a_build_makes_has_no_fault(family: str, tiny_build: Callable[[str], Made], tree: LlamaCppTree) -> None:
+    build = tiny_build(family)
     with MergedModel(build.base, build.adapter, tree) as opened:
         for gguf in build.ggufs:
             found = opened.compare(gguf.path)
@@ -106,10 +98,10 @@ def test_errors_are_those_of_gguf_py_against_peft(
     ids=["qwen2.5-bfloat16", "qwen3-float16", "llama3.1-bfloat16"],
 )
 def test_what_llama_cpp_s_programs_make_has_no_fault(
-    family: str, dtype: Dtype, builds: dict[str, Made], tree: LlamaCppTree, tmp_path: Path
+    family: str, dtype: Dtype, tiny_build: Callable[[str], Made], tree: LlamaCppTree, tmp_path: Path
 ) -> None:
     """The usual chain: a merged checkpoint in 16 bits, convert_hf_to_gguf.py to 16 bits, llama-quantize."""
-    build, merged = builds[family], tmp_path / "hf"
+    build, merged = tiny_build(family), tmp_path / "hf"
     merged.mkdir()
     merge(MergeJob(base=build.base, adapter=build.adapter, dtype=dtype, output=merged, chat_template=None))
     kind = {Dtype.BFLOAT16: "bf16", Dtype.FLOAT16: "f16"}[dtype]
