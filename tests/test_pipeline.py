@@ -256,3 +256,17 @@ def test_a_verdict_is_found_again_for_exactly_what_it_was_about(
         assert verify_once(job, None, None, workspace, lambda event: None) == verdicts[runs - 1]
     assert asked == [first, job][:runs]
     assert ('"outcome": "failed"' in (tmp_path / REPORT_NAME).read_text()) == (runs == 2)
+
+
+def test_who_is_to_blame_is_said_again_with_a_verdict_that_is_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Verified(verdict=verdict(f16=F), evidence=Evidence())
+    monkeypatch.setattr(pipeline, "verify", lambda job, server, *, emit: found)
+    job = dataclasses.replace(JOB, ggufs=(dataclasses.replace(GGUF, path=tmp_path / "m.gguf"),))
+    for _ in range(2):
+        events: list[Event] = []
+        with Workspace(tmp_path) as workspace:
+            verify_once(job, None, None, workspace, events.append)
+        said = [event.text for event in events if isinstance(event, Noted) and event.warning]
+        assert [text.partition(":")[0] for text in said] == ["to blame"]

@@ -21,6 +21,8 @@ from packager.evidence import Evidence, Part
 from packager.formats.gguf import header_bytes, read_gguf
 from packager.formats.model_name import ModelName
 from packager.parity.gates import Gates, gates_from
+from packager.sources.llama_cpp_tree import LlamaCppTree
+from packager.stages.blame import TraceJob, trace
 from packager.stages.modelfile import ModelfileJob, make_modelfile
 from packager.stages.register import RegisterJob, register
 from packager.stages.verify import Verified, VerifyJob, verify
@@ -173,6 +175,27 @@ def test_the_versions_of_all_engines_are_told(healthy: tuple[Verdict, list[Event
     names = [line.split()[0] for line in healthy[0].versions]
     assert names == ["transformers", "llama-cpp-python", "ollama"]
     assert healthy[0].versions[-1] == f"ollama {server.version}"
+
+
+def test_the_demos_tensors_are_what_llama_cpp_rounds_them_to_and_nobody_is_to_blame(
+    verified: tuple[Verified, list[Event]], made: Made, tree: LlamaCppTree
+) -> None:
+    wanted = TraceJob(
+        base=made.base,
+        adapter=made.adapter,
+        template=made.template,
+        ggufs=made.ggufs,
+        registered=(),
+        verdict=verified[0].verdict,
+        tokenizer=verified[0].evidence.tokenizer,
+        tree=tree,
+    )
+    traced = trace(wanted, None)
+    assert traced.blame is None
+    for file, limit in zip(traced.tensors, (3e-4, 7e-3, 6e-2), strict=True):
+        assert len(file.tensors) == 272
+        assert {error.worst_row for error in file.tensors} == {None}
+        assert max(error.relative_error for error in file.tensors) < limit
 
 
 # --- planted faults: weights (docs/gates.md has the figures of every quant) -----------------------------------------------
