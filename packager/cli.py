@@ -23,6 +23,7 @@ COMMANDS = (
     "modelfile",
     "register",
     "verify",
+    "report",
     "chat",
     "doctor",
 )

@@ -24,6 +24,8 @@ from packager.named_templates import NamedTemplate
 from packager.parity.template_matrix import TemplateMatrix
 from packager.pipeline import BuildResult
 from packager.plan import PlanSummary
+from packager.report_page.figures import size
+from packager.report_page.page import PAGE_NAME
 from packager.sources.demo_model import QUESTION
 from packager.template_conversion import Conversion
 from packager.template_proofs import ShownTemplate, TemplateDifference
@@ -126,6 +128,7 @@ class Console:
         self.ggufs(result.ggufs)
         if result.verdict is not None:
             self.verdict(result.verdict)
+            self.line(f"report: {result.folder / PAGE_NAME}")
         else:
             self._out.print("[bold yellow]verdict: not checked[/] (--no-verify)")
         self.registered(result.registered)
@@ -270,16 +273,6 @@ def _next_commands(result: DemoResult) -> list[str]:
     else:
         commands.append(f"packager register {folder} --name NAME   # once an Ollama server runs")
     return commands
-
-
-def size(count: int) -> str:
-    """Give a byte count as people read it, in powers of 1000: `269 MB`."""
-    value = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if value >= 100 or unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
 
 
 def sentence(verdict: Verdict) -> str:

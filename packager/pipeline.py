@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from packager.artifacts import ChatTemplate, Gguf, Modelfile, Outcome, Quant, Registered, Verdict
@@ -17,11 +17,13 @@ from packager.formats.model_name import ModelName
 from packager.parity.gates import Gates
 from packager.parity.report import REPORT_NAME, Report, write_report
 from packager.plan import BuildRequest, Plan, make_plan
+from packager.report_page.page import PAGE_NAME, render_page, write_page
 from packager.sources.llama_cpp_tree import LlamaCppTree, find_tree
+from packager.stages.blame import TraceJob, blame_line, trace
 from packager.stages.modelfile import ModelfileJob, make_modelfile, write_modelfile
 from packager.stages.register import RegisterJob, refuse_taken_name, register
 from packager.stages.templates import Target, TemplateResult, write_rewritten, write_templates
-from packager.stages.verify import VerifyJob, verify
+from packager.stages.verify import Verified, VerifyJob, verify
 from packager.stages.weights import QuantizeJob, gguf_name, quantize
 from packager.template_gate import template_for_ollama
 from packager.tool_versions import tool_versions
@@ -61,6 +63,7 @@ class VerifyKey:
     template: str
     registered: tuple[Registered, ...]
     server: str
+    converter: str
     gates: Gates
     versions: tuple[str, ...]
 
@@ -114,8 +117,10 @@ def build(request: BuildRequest, *, gates: Gates | None = None, emit: Emit) -> B
                 ggufs=ggufs,
                 registered=registered,
                 gates=gates or Gates(),
+                inputs=inputs,
+                reference_memory_bytes=request.reference_memory_bytes,
             )
-            verdict = verify_once(job, inputs, server, workspace, emit)
+            verdict = verify_once(job, server, tree, workspace, emit)
         recommended = recommend(request.quants, verdict)
         _write_modelfile(plan, recommended, workspace, emit)
         if registered and server is not None and plan.name is not None:
@@ -283,26 +288,66 @@ def modelfile_for(plan: Plan, gguf_name: str) -> Modelfile:
 
 
 def verify_once(
-    job: VerifyJob, inputs: tuple[FileDigest, ...], server: OllamaServer | None, workspace: Workspace, emit: Emit
+    job: VerifyJob, server: OllamaServer | None, tree: LlamaCppTree | None, workspace: Workspace, emit: Emit
 ) -> Verdict:
-    """Compare with the reference and write report.json, or give the verdict that was found for exactly this before."""
+    """Compare with the reference and write report.json, or give the verdict that was found for exactly this before.
+
+    Where something is wrong, say which stage is to blame. Without a `tree` no tensors are compared.
+    """
     key = VerifyKey(
-        inputs=inputs,
+        inputs=job.inputs,
         ggufs=tuple(gguf.sha256 for gguf in job.ggufs),
         template=digest(job.template),
         registered=job.registered,
         server=server.version if server is not None else "none",
+        converter=tree.version if tree is not None else "none",
         gates=job.gates,
         versions=tool_versions(),
     )
 
     def compare(staging: Path) -> Report:
-        verdict = verify(job, server, emit=emit)
-        report = Report(verdict=verdict, gates=job.gates, ggufs=job.ggufs)
+        found = verify(job, server, emit=emit)
+        traced = trace(_trace_job(job, found, tree), server, emit=emit)
+        evidence = replace(found.evidence, tensors=traced.tensors, blame=traced.blame)
+        report = Report(verdict=found.verdict, gates=job.gates, ggufs=job.ggufs, evidence=evidence)
         write_report(report, staging / REPORT_NAME)
         return report
 
-    return workspace.once("verify", key=key, job=compare, kind=Report, title="compare with the reference").verdict
+    report = workspace.once("verify", key=key, job=compare, kind=Report, title="compare with the reference")
+    if report.evidence.blame is not None:
+        emit(Noted(stage="verify", text=blame_line(report.evidence.blame), warning=True))
+    write_page_once(report, workspace)
+    return report.verdict
+
+
+def write_page_once(report: Report, workspace: Workspace) -> Path:
+    """Write report.html beside report.json, or leave it when it is this report's page already.
+
+    It is a stage of its own, so that a newer packager makes the page again and compares nothing again.
+    """
+    page = render_page(report)
+    return workspace.once(
+        "report",
+        key=page,
+        job=lambda staging: write_page(page, staging / PAGE_NAME),
+        kind=Path,
+        title="the report as a page",
+        outputs=(PAGE_NAME,),
+    )
+
+
+def _trace_job(job: VerifyJob, found: Verified, tree: LlamaCppTree | None) -> TraceJob:
+    return TraceJob(
+        base=job.base,
+        adapter=job.adapter,
+        template=job.template,
+        ggufs=job.ggufs,
+        registered=job.registered,
+        verdict=found.verdict,
+        tokenizer=found.evidence.tokenizer,
+        tree=tree,
+        reference_memory_bytes=job.reference_memory_bytes,
+    )
 
 
 def _write_modelfile(plan: Plan, quant: Quant, workspace: Workspace, emit: Emit) -> None:

@@ -36,6 +36,7 @@ class BuildRequest:
     register: bool = True
     verify: bool = True
     replace: bool = False
+    reference_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,17 +1,18 @@
-"""One stage at a time, for `packager merge`, `quantize`, `modelfile`, `register` and `verify`.
+"""One stage at a time, for `packager merge`, `quantize`, `modelfile`, `register`, `verify` and `report`.
 
 The same jobs and receipts as `packager.pipeline`, which does them all.
 """
 
 from __future__ import annotations
 
+import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
 
 from packager.artifacts import Adapter, Checkpoint, Dtype, Gguf, Modelfile, Quant, Registered, Verdict
 from packager.durable import FileDigest
 from packager.engines.ollama import OllamaServer
-from packager.errors import InputInvalid
+from packager.errors import InputInvalid, ToolMissing
 from packager.events import Emit, Noted
 from packager.formats.adapter import read_adapter
 from packager.formats.build_folder import MODELFILE_NAME, find_ggufs
@@ -21,14 +22,17 @@ from packager.formats.model_name import ModelName
 from packager.formats.modelfile import parse_modelfile
 from packager.gguf_gate import require_prompts_in_ollama
 from packager.parity.gates import Gates
+from packager.parity.report import REPORT_NAME, read_report
 from packager.pipeline import (
     Written,
     point_name,
     verify_once,
+    write_page_once,
     write_weights,
 )
 from packager.plan import BuildRequest, build_name, make_plan
-from packager.sources.llama_cpp_tree import find_tree
+from packager.report_page.page import render_page, write_page
+from packager.sources.llama_cpp_tree import cached_tree, find_tree
 from packager.stages.modelfile import ModelfileJob, make_modelfile, write_modelfile
 from packager.stages.register import RegisterJob, read_back
 from packager.stages.register import register as register_one
@@ -128,21 +132,59 @@ def verify(
     name: str | None,
     template_file: str | None,
     gates: Gates,
+    reference_memory_bytes: int | None = None,
     emit: Emit,
 ) -> Verdict:
-    """Compare every GGUF of a folder with the reference, and write report.json there."""
+    """Compare every GGUF of a folder with the reference, and write report.json and report.html there."""
     checkpoint, lora, found = _read(base, adapter, template_file)
     ggufs = find_ggufs(folder)
     server = OllamaServer.connect(emit=emit) if name is not None else None
     registered: tuple[Registered, ...] = ()
     if name is not None and server is not None:
         registered = tuple(_registered(build_name(name), gguf, server) for gguf in ggufs)
-    job = VerifyJob(
-        base=checkpoint, adapter=lora, template=found.template, ggufs=ggufs, registered=registered, gates=gates
-    )
     with Workspace(folder, emit=emit) as workspace:
-        inputs = workspace.digest_inputs(model_files(checkpoint, lora))
-        return verify_once(job, inputs, server, workspace, emit)
+        job = VerifyJob(
+            base=checkpoint,
+            adapter=lora,
+            template=found.template,
+            ggufs=ggufs,
+            registered=registered,
+            gates=gates,
+            inputs=workspace.digest_inputs(model_files(checkpoint, lora)),
+            reference_memory_bytes=reference_memory_bytes,
+        )
+        return verify_once(job, server, cached_tree(None), workspace, emit)
+
+
+def write_report_page(folder: Path, output: Path | None, *, emit: Emit) -> Path:
+    """Make the page of the report.json in a folder.
+
+    Args:
+        folder: Where report.json is.
+        output: Where to write the page; None for report.html in the folder.
+        emit: Progress.
+
+    Returns:
+        The page.
+
+    Raises:
+        InputInvalid: There is no report.json, or it is damaged; something else is in the page's place.
+    """
+    report = read_report(folder / REPORT_NAME)
+    if output is not None:
+        return write_page(render_page(report), output)
+    with Workspace(folder, emit=emit) as workspace:
+        return write_page_once(report, workspace)
+
+
+def open_page(page: Path) -> None:
+    """Show a page in the user's browser.
+
+    Raises:
+        ToolMissing: No browser could be started.
+    """
+    if not webbrowser.open(page.resolve().as_uri()):
+        raise ToolMissing(f"{page}: no browser could be started", hint=f"Open {page.resolve()} in one yourself.")
 
 
 def _read(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import shutil
@@ -13,9 +14,10 @@ import pytest
 from filelock import FileLock
 from platformdirs import user_cache_path
 
-from packager.artifacts import Gguf
+from packager.artifacts import Gguf, Quant
 from packager.sources import demo_model
 from packager.sources.llama_cpp_tree import LlamaCppTree, find_tree
+from tests.made_ggufs import Made, make_ggufs
 from tests.ollama_server import running_ollama, write_gguf
 from tests.tiny_models import FAMILIES, make_tiny, make_tiny_lora
 
@@ -87,6 +89,19 @@ def tiny_lora(cache: Path, tiny: Callable[[str], Path]) -> Callable[[str], Path]
 
 
 @pytest.fixture(scope="session")
+def tiny_build(
+    tiny: Callable[[str], Path], tiny_lora: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Made]:
+    """`tiny_build(family)`: every quant of `tiny(family)` with `tiny_lora(family)`, built once. Read-only."""
+
+    @functools.cache
+    def make(family: str) -> Made:
+        return make_ggufs(tiny(family), tiny_lora(family), tuple(Quant), tmp_path_factory.mktemp(family))
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def tree() -> LlamaCppTree:
     """llama.cpp's converter, downloaded once into the user's cache as a build does it."""
     return find_tree(None)
@@ -109,6 +124,16 @@ def ollama_url(ollama_executable: Path, tmp_path_factory: pytest.TempPathFactory
     """Address of a real Ollama server with an empty store, stopped at the end of the session."""
     with running_ollama(ollama_executable, tmp_path_factory.mktemp("ollama") / "models") as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def llama_perplexity() -> Path:
+    """llama.cpp's own measuring program: the one named, or the one of scripts/install-ollama."""
+    named = os.environ.get("PACKAGER_TEST_PERPLEXITY")
+    built = [Path(named)] if named else sorted(user_cache_path("packager").glob("llama.cpp-*/bin/llama-perplexity"))
+    if not built or not built[-1].is_file():
+        pytest.fail("no llama-perplexity: run scripts/install-ollama llama-perplexity", pytrace=False)
+    return built[-1]
 
 
 @pytest.fixture(scope="session")

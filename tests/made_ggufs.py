@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from packager.artifacts import Adapter, ChatTemplate, Checkpoint, Gguf, Quant
+from packager.durable import FileDigest, sha256_file
 from packager.formats.adapter import read_adapter
 from packager.formats.checkpoint import read_checkpoint
+from packager.formats.model_files import model_files
 from packager.sources.llama_cpp_tree import find_tree
 from packager.stages.templates import TemplatesJob, make_template
 from packager.stages.weights import QuantizeJob, quantize
@@ -21,6 +24,12 @@ class Made:
     adapter: Adapter | None
     template: ChatTemplate
     ggufs: tuple[Gguf, ...]
+
+    @cached_property
+    def inputs(self) -> tuple[FileDigest, ...]:
+        """Name, size and digest of every file of base and adapter."""
+        files = model_files(self.base, self.adapter)
+        return tuple(FileDigest(name=f.name, size_bytes=f.stat().st_size, sha256=sha256_file(f)) for f in files)
 
     def gguf(self, quant: Quant) -> Gguf:
         return next(gguf for gguf in self.ggufs if gguf.quant is quant)

@@ -57,6 +57,7 @@ def test_the_demo_tells_the_name_before_and_after_and_what_to_try_next(built: tu
     assert "Packy" in answers["after"]
     assert f"ollama run {NAME}" in finished.out
     assert f"packager chat {out}" in finished.out
+    assert f"report: {out / 'report.html'}" in finished.out
 
 
 def test_the_folder_holds_what_the_readme_promises(built: tuple[Path, Finished]) -> None:
@@ -71,6 +72,7 @@ def test_the_folder_holds_what_the_readme_promises(built: tuple[Path, Finished])
         "lmdeploy.json",
         "serve.txt",
         "report.json",
+        "report.html",
     } <= names
 
 

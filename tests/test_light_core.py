@@ -54,6 +54,7 @@ def test_the_block_works() -> None:
         "packager.engines.ollama",
         "packager.engines.ollama_chat",
         "packager.stages.register",
+        "packager.report_page.page",
         "packager.chat.render",
         "packager.formats.gguf",
     ],

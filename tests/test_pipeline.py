@@ -19,12 +19,13 @@ from packager.durable import FileDigest
 from packager.engines.ollama import OllamaServer
 from packager.errors import OllamaFailed
 from packager.events import Event, Noted
+from packager.evidence import Evidence
 from packager.formats.model_name import ModelName
 from packager.parity.gates import gates_from
 from packager.parity.report import REPORT_NAME
 from packager.pipeline import connect, failed, point_name, recommend, verify_once
 from packager.plan import BuildRequest
-from packager.stages.verify import Gates, VerifyJob
+from packager.stages.verify import Gates, Verified, VerifyJob
 from packager.tool_versions import tool_versions
 from packager.workspace import Workspace
 from tests.engines.ollama_faults import SHOW, Fault, faulty
@@ -217,41 +218,55 @@ BASE = Checkpoint(
 )  # fmt: skip
 TEMPLATE = ChatTemplate(source="s", original_sha256="0", text="t", pins=(), stops=(), adds_bos=False)
 GGUF = Gguf(path=Path("m.gguf"), quant=Quant.F16, sha256="a" * 64, size_bytes=1)
-JOB = VerifyJob(base=BASE, adapter=None, template=TEMPLATE, ggufs=(GGUF,), registered=(), gates=Gates())
 INPUTS = (FileDigest(name="m.safetensors", size_bytes=1, sha256="b" * 64),)
+JOB = VerifyJob(base=BASE, adapter=None, template=TEMPLATE, ggufs=(GGUF,), registered=(), gates=Gates(), inputs=INPUTS)
 
 
 @pytest.mark.parametrize(
-    ("changes", "inputs", "versions", "runs"),
+    ("changes", "versions", "runs"),
     [
-        ({}, INPUTS, (), 1),
-        ({"gates": gates_from((("f16.top1", 0.5),))}, INPUTS, (), 2),
-        ({"template": dataclasses.replace(TEMPLATE, text="u")}, INPUTS, (), 2),
-        ({"ggufs": (dataclasses.replace(GGUF, sha256="c" * 64),)}, INPUTS, (), 2),
-        ({}, (dataclasses.replace(INPUTS[0], sha256="d" * 64),), (), 2),
-        ({}, INPUTS, ("torch 99",), 2),
+        ({}, (), 1),
+        ({"gates": gates_from((("f16.top1", 0.5),))}, (), 2),
+        ({"template": dataclasses.replace(TEMPLATE, text="u")}, (), 2),
+        ({"ggufs": (dataclasses.replace(GGUF, sha256="c" * 64),)}, (), 2),
+        ({"inputs": (dataclasses.replace(INPUTS[0], sha256="d" * 64),)}, (), 2),
+        ({}, ("torch 99",), 2),
     ],
     ids=["same", "gates", "template", "gguf", "inputs", "versions"],
 )
 def test_a_verdict_is_found_again_for_exactly_what_it_was_about(
-    changes: dict[str, Any], inputs: Any, versions: Any, runs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any], versions: Any, runs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     verdicts = [verdict(f16=P), verdict(f16=F)]
     asked: list[VerifyJob] = []
 
-    def compare(job: VerifyJob, server: object, *, emit: object) -> Verdict:
+    def compare(job: VerifyJob, server: object, *, emit: object) -> Verified:
         asked.append(job)
-        return verdicts[len(asked) - 1]
+        return Verified(verdict=verdicts[len(asked) - 1], evidence=Evidence())
 
     monkeypatch.setattr(pipeline, "verify", compare)
     first = dataclasses.replace(JOB, ggufs=(dataclasses.replace(GGUF, path=tmp_path / "m.gguf"),))
     with Workspace(tmp_path) as workspace:
-        assert verify_once(first, INPUTS, None, workspace, lambda event: None) == verdicts[0]
+        assert verify_once(first, None, None, workspace, lambda event: None) == verdicts[0]
     if versions:
         monkeypatch.setattr(pipeline, "tool_versions", lambda: versions)
     job = dataclasses.replace(first, **changes)
     job = dataclasses.replace(job, ggufs=(dataclasses.replace(job.ggufs[0], path=tmp_path / "m.gguf"),))
     with Workspace(tmp_path) as workspace:
-        assert verify_once(job, inputs, None, workspace, lambda event: None) == verdicts[runs - 1]
+        assert verify_once(job, None, None, workspace, lambda event: None) == verdicts[runs - 1]
     assert asked == [first, job][:runs]
     assert ('"outcome": "failed"' in (tmp_path / REPORT_NAME).read_text()) == (runs == 2)
+
+
+def test_who_is_to_blame_is_said_again_with_a_verdict_that_is_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Verified(verdict=verdict(f16=F), evidence=Evidence())
+    monkeypatch.setattr(pipeline, "verify", lambda job, server, *, emit: found)
+    job = dataclasses.replace(JOB, ggufs=(dataclasses.replace(GGUF, path=tmp_path / "m.gguf"),))
+    for _ in range(2):
+        events: list[Event] = []
+        with Workspace(tmp_path) as workspace:
+            verify_once(job, None, None, workspace, events.append)
+        said = [event.text for event in events if isinstance(event, Noted) and event.warning]
+        assert [text.partition(":")[0] for text in said] == ["to blame"]

@@ -5,14 +5,11 @@ The same count and seed give the same conversations on every machine and every P
 
 from __future__ import annotations
 
-import hashlib
-from typing import TypeVar
-
 from packager.artifacts import Conversation, Message
+from packager.seeded import Choices
 
 GROUP = "WALK"
 MOST_TURNS = 7
-T = TypeVar("T")
 
 CONTENTS = (
     "Hello",
@@ -50,10 +47,10 @@ def random_walks(count: int, seed: int, *, alternate: bool = False) -> tuple[Con
         seed: Another seed, other conversations.
         alternate: Only what every chat looks like: perhaps one system message in front, then user and assistant in turn.
     """
-    return tuple(_walk(_Choices(f"{seed} {number}"), f"walk-{seed}-{number}", alternate) for number in range(count))
+    return tuple(_walk(Choices(f"{seed} {number}"), f"walk-{seed}-{number}", alternate) for number in range(count))
 
 
-def _walk(choices: _Choices, name: str, alternate: bool) -> Conversation:
+def _walk(choices: Choices, name: str, alternate: bool) -> Conversation:
     turns: list[Message] = []
     if choices.below(2):
         turns.append(Message(role="system", content=choices.one(CONTENTS)))
@@ -66,19 +63,3 @@ def _walk(choices: _Choices, name: str, alternate: bool) -> Conversation:
 
 
 _ROLES = ("user", "user", "user", "assistant", "assistant", "assistant", "system")
-
-
-class _Choices:
-    """An endless row of choices that depends on a text alone."""
-
-    def __init__(self, key: str) -> None:
-        self._key = key
-        self._count = 0
-
-    def below(self, limit: int) -> int:
-        digest = hashlib.sha256(f"{self._key} {self._count}".encode()).digest()
-        self._count += 1
-        return int.from_bytes(digest[:8], "big") % limit
-
-    def one(self, items: tuple[T, ...]) -> T:
-        return items[self.below(len(items))]

@@ -22,6 +22,7 @@ from packager.commands import options
 @click.option("--no-register", is_flag=True, help="Do not register in Ollama.")
 @click.option("--no-verify", is_flag=True, help="Do not compare with the reference.")
 @options.gates
+@options.reference_memory
 @options.as_json
 @options.quiet
 def build(
@@ -36,6 +37,7 @@ def build(
     no_register: bool,
     no_verify: bool,
     gates: tuple[tuple[str, float], ...],
+    reference_memory_bytes: int | None,
     as_json: bool,
     quiet: bool,
 ) -> int:
@@ -64,6 +66,7 @@ def build(
         register=not no_register,
         verify=not no_verify,
         replace=replace,
+        reference_memory_bytes=reference_memory_bytes,
     )
     with Console(quiet=quiet, as_json=as_json) as console:
         result = run(request, gates=gates_from(gates), emit=console.emit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -129,6 +130,32 @@ def quiet(function: F) -> F:
 def as_json(function: F) -> F:
     """Add --json: the result as one JSON document on stdout."""
     return click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(function)
+
+
+class ByteSize(click.ParamType[int]):
+    """`8GB` as a number of bytes, in powers of 1000 as the rest of the program counts."""
+
+    name = "SIZE"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Give the bytes, or fail showing the text."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", value.strip().lower())
+        if match is None:
+            self.fail(f"{value!r} is not a size such as 8GB or 500MB", param, ctx)
+        return int(float(match[1]) * 1000 ** " kmgt".index(match[2] or " "))
+
+
+def reference_memory(function: F) -> F:
+    """Add --reference-memory SIZE."""
+    return click.option(
+        "--reference-memory",
+        "reference_memory_bytes",
+        type=ByteSize(),
+        help="Most memory for the reference's weights, for example 8GB; the rest is read from the disk. By default all that "
+        "is free.",
+    )(function)
 
 
 class Gate(click.ParamType[tuple[str, float]]):

@@ -16,6 +16,7 @@ from packager.commands import options
 @click.option("--name", metavar="NAME", help="Also compare what Ollama serves under NAME:QUANT.")
 @options.template
 @options.gates
+@options.reference_memory
 @options.as_json
 @options.quiet
 def verify(
@@ -25,12 +26,13 @@ def verify(
     name: str | None,
     template_file: str | None,
     gates: tuple[tuple[str, float], ...],
+    reference_memory_bytes: int | None,
     as_json: bool,
     quiet: bool,
 ) -> int:
     """Compare every GGUF in FOLDER with BASE + ADAPTER, unmerged, under transformers and peft.
 
-    Exit code 5 when a gate fails; report.json in FOLDER has every figure.
+    Exit code 5 when a gate fails; report.json in FOLDER has every figure, report.html shows them.
 
     \b
     Example:
@@ -44,7 +46,14 @@ def verify(
 
     with Console(quiet=quiet, as_json=as_json) as console:
         verdict = run(
-            folder, base, adapter, name=name, template_file=template_file, gates=gates_from(gates), emit=console.emit
+            folder,
+            base,
+            adapter,
+            name=name,
+            template_file=template_file,
+            gates=gates_from(gates),
+            reference_memory_bytes=reference_memory_bytes,
+            emit=console.emit,
         )
         console.verdict(verdict)
     return VERIFICATION_FAILED if failed(verdict) else 0

@@ -157,14 +157,21 @@ class Embedded:
             ) from error
 
     def next_logprobs(self, ids: Sequence[int], *, start: int = 0) -> NDArray[np.float32]:
-        """Give the distribution of the next token after each prefix of `ids`.
+        """Give the distribution of the next token after each prefix of `ids`; see `logprob_blocks`.
+
+        Returns:
+            Natural log-probabilities, shape `(len(ids) - start, vocabulary)`, float32: row i follows `ids[: start+i+1]`.
+        """
+        import numpy as np
+
+        return np.concatenate(list(self.logprob_blocks(ids, start=start)))
+
+    def logprob_blocks(self, ids: Sequence[int], *, start: int = 0) -> Iterator[NDArray[np.float32]]:
+        """Give the distributions of `next_logprobs` as they are computed, at most 256 rows at a time.
 
         Args:
             ids: Token ids, fed from an empty cache.
             start: The first position wanted; llama.cpp computes no logits for earlier ones.
-
-        Returns:
-            Natural log-probabilities, shape `(len(ids) - start, vocabulary)`, float32: row i follows `ids[: start+i+1]`.
 
         Raises:
             InputInvalid: `ids` do not fit the context, or llama.cpp fails on them.
@@ -176,24 +183,19 @@ class Embedded:
             raise InputInvalid(f"{self._gguf}: {len(ids)} tokens do not fit a context of {llama.n_ctx()}")
         llama.reset()
         library.llama_memory_clear(library.llama_get_memory(llama.ctx), True)
-        vocabulary = llama.n_vocab()
-        rows = np.empty((len(ids) - start, vocabulary), dtype=np.float32)
         batch = library.llama_batch_init(_BATCH_TOKENS, 0, 1)
         try:
             for first in range(0, len(ids), _BATCH_TOKENS):
-                chunk = ids[first : first + _BATCH_TOKENS]
-                wanted = _fill(batch, chunk, first, start)
+                wanted = _fill(batch, ids[first : first + _BATCH_TOKENS], first, start)
                 status = library.llama_decode(llama.ctx, batch)
                 if status != 0:
                     raise InputInvalid(f"{self._gguf}: llama.cpp could not evaluate it (status {status})")
                 if wanted:
                     logits = library.llama_get_logits(llama.ctx)
-                    top = first + len(chunk) - start
-                    rows[top - wanted : top] = np.ctypeslib.as_array(logits, shape=(wanted, vocabulary))
+                    yield _log_softmax(np.ctypeslib.as_array(logits, shape=(wanted, llama.n_vocab())).copy())
         finally:
             library.llama_batch_free(batch)
             library.llama_memory_clear(library.llama_get_memory(llama.ctx), True)
-        return _log_softmax(rows)
 
     @cached_property
     def pieces(self) -> tuple[bytes, ...]:

@@ -7,16 +7,20 @@ separate matrices, nothing is rounded below float32, and the prompt is built by 
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from packager.artifacts import Conversation
 from packager.codec import Json
+from packager.durable import disk_errors
 from packager.engines.engine import NotSupported
+from packager.engines.offload import Offload
 from packager.errors import InputInvalid, ToolMissing
 from packager.formats.chat_messages import declared_tools, template_messages
 
@@ -35,12 +39,14 @@ class Answer:
         ids: Token ids of the answer; the last is an end-of-turn token unless the answer was cut at its limit.
         text: The answer without special tokens.
         logprobs: Row t is the distribution `ids[t]` was taken from: shape `(len(ids), vocabulary)`, float32, nats.
+        prompt_logprobs: Row t is the distribution of `prompt[t + 1]`: shape `(len(prompt) - 1, vocabulary)`.
     """
 
     prompt: tuple[int, ...]
     ids: tuple[int, ...]
     text: str
     logprobs: NDArray[np.float32]
+    prompt_logprobs: NDArray[np.float32]
 
 
 class Reference:
@@ -50,22 +56,22 @@ class Reference:
         base: A checkpoint folder with safetensors weights and a tokenizer.
         adapter: A PEFT folder, or None for the base alone.
         template: The chat template's Jinja text; the folder's own one is not used.
+        offload: Where the weights go that do not fit into memory; None loads all of them.
     """
 
     name = "transformers"
 
-    def __init__(self, base: Path, adapter: Path | None, template: str) -> None:
+    def __init__(self, base: Path, adapter: Path | None, template: str, *, offload: Offload | None = None) -> None:
         self._base = base
         self._adapter = adapter
-        self._template = template
+        self.offload = offload
+        self._parked: tempfile.TemporaryDirectory[str] | None = None
+        self.template = template
 
     def version(self) -> str:
-        """Give `5.23.0, peft 0.21.2, torch 2.15.0`: the three packages that compute the reference."""
+        """Give `5.23.0, peft 0.21.2, torch 2.15.0`: the three packages that compute the reference, none of them imported."""
         with _installed():
-            import peft
-            import torch
-            import transformers
-        return f"{transformers.__version__}, peft {peft.__version__}, torch {torch.__version__}"
+            return f"{version('transformers')}, peft {version('peft')}, torch {version('torch')}"
 
     def render(self, conversation: Conversation) -> str | NotSupported:
         """Give the prompt that `apply_chat_template` builds, or why the template refused the conversation."""
@@ -75,7 +81,7 @@ class Reference:
             return self._tokenizer.apply_chat_template(
                 template_messages(conversation.messages),
                 tools=declared_tools(conversation),
-                chat_template=self._template,
+                chat_template=self.template,
                 tokenize=False,
                 add_generation_prompt=True,
             )
@@ -115,13 +121,15 @@ class Reference:
         feed, cache = torch.tensor([prompt]), None
         with torch.inference_mode():
             while len(ids) < max_tokens and not (ids and ids[-1] in self._end_ids):
-                out = self._model(input_ids=feed, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                out = self._model(input_ids=feed, past_key_values=cache, use_cache=True, logits_to_keep=feed.shape[1])
                 cache = out.past_key_values
-                rows.append(_log_softmax(out.logits[0])[0])
-                ids.append(int(rows[-1].argmax()))
+                rows.append(_log_softmax(out.logits[0]))
+                ids.append(int(rows[-1][-1].argmax()))
                 feed = torch.tensor([[ids[-1]]])
         text = self._tokenizer.decode(ids, skip_special_tokens=True)
-        return Answer(prompt=prompt, ids=tuple(ids), text=text, logprobs=np.stack(rows))
+        told, first = rows[0][:-1], rows[0][-1:]
+        answer = np.concatenate([first, *rows[1:]])
+        return Answer(prompt=prompt, ids=tuple(ids), text=text, logprobs=answer, prompt_logprobs=told)
 
     def next_logprobs(self, ids: tuple[int, ...], *, start: int = 0) -> NDArray[np.float32]:
         """Give the distribution of the next token after each prefix of `ids`.
@@ -147,9 +155,36 @@ class Reference:
         """Give one token as people read it, special tokens included."""
         return self._tokenizer.decode([token_id], skip_special_tokens=False)
 
+    def put_weights(self, weights: Iterator[tuple[str, torch.Tensor]]) -> None:
+        """Replace weights of the loaded model.
+
+        Args:
+            weights: Names as the model has them, and values of the same shape.
+
+        Raises:
+            InputInvalid: The model has no weight of that name and shape.
+        """
+        import torch
+
+        there = dict(self._model.named_parameters())
+        with torch.inference_mode():
+            for name, value in weights:
+                if name not in there or there[name].shape != value.shape:
+                    raise InputInvalid(f"{self._base}: transformers has no weight {name} of shape {tuple(value.shape)}")
+                there[name].copy_(value)
+
     def close(self) -> None:
-        """Free the weights and keep the tokenizer; the next question that needs the model loads it again."""
+        """Free the weights, also those on the disk, and keep the tokenizer; a question for the model loads it again."""
         self.__dict__.pop("_model", None)
+        if self._parked is not None:
+            self._parked.cleanup()
+            self._parked = None
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """The texts of the tokenizer's special tokens, by id."""
+        added = self._tokenizer.added_tokens_decoder
+        return tuple(token.content for _, token in sorted(added.items()) if token.special)
 
     @property
     def bos_text(self) -> str:
@@ -170,14 +205,25 @@ class Reference:
             from peft import PeftModel
             from transformers import AutoModelForCausalLM
 
+            parked = self._park()
+            placed = {"device_map": "auto", **parked} if parked else {}
             with _named(self._base):
                 model = AutoModelForCausalLM.from_pretrained(
-                    self._base, dtype=torch.float32, local_files_only=True, use_safetensors=True
+                    self._base, dtype=torch.float32, local_files_only=True, use_safetensors=True, **placed
                 )
             if self._adapter is not None:
                 with _named(self._adapter):
-                    model = PeftModel.from_pretrained(model, str(self._adapter), torch_device="cpu")
+                    model = PeftModel.from_pretrained(model, str(self._adapter), torch_device="cpu", **parked)
             return cast(_Model, model.eval())
+
+    def _park(self) -> dict[str, object]:
+        """Give accelerate's arguments for weights that do not fit into memory, with an empty folder for them."""
+        if self.offload is None:
+            return {}
+        with disk_errors(self.offload.folder):
+            self.offload.folder.mkdir(parents=True, exist_ok=True)
+            self._parked = tempfile.TemporaryDirectory(dir=self.offload.folder, prefix=".new-offload-")
+        return {"max_memory": {"cpu": self.offload.memory_bytes}, "offload_folder": self._parked.name}
 
     @cached_property
     def _end_ids(self) -> frozenset[int]:
@@ -188,9 +234,15 @@ class Reference:
         return frozenset(ends if own is None else [*ends, own])
 
 
+class _AddedToken(Protocol):
+    content: str
+    special: bool
+
+
 class _Tokenizer(Protocol):
     """The part of transformers' tokenizer that is used here; the library itself carries no usable types."""
 
+    added_tokens_decoder: dict[int, _AddedToken]
     bos_token: str | None
     eos_token_id: int | None
 
@@ -222,6 +274,8 @@ class _Model(Protocol):
     """The part of transformers' causal language model that is used here."""
 
     generation_config: _GenerationConfig
+
+    def named_parameters(self) -> Iterator[tuple[str, torch.Tensor]]: ...
 
     def __call__(
         self, *, input_ids: torch.Tensor, use_cache: bool, logits_to_keep: int, past_key_values: object = None

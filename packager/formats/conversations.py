@@ -17,9 +17,9 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from packager.artifacts import Conversation, Message
+from packager.codec import Json
 from packager.errors import InputInvalid
 from packager.formats.conversation_tools import Unusable, is_text, linked, read_calls, read_function_call, read_tools
 
@@ -33,8 +33,17 @@ _ROLES = {
 _CALLS = "function_call"  # ShareGPT's turn that is nothing but calls
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 _FORMS = "messages (OpenAI), conversations (ShareGPT) or instruction (Alpaca)"
-_HINT = f"Each line is an object with {_FORMS}; an array becomes lines with: jq -c '.[]' FILE"
+LINE_HINT = f"Each line is an object with {_FORMS}; an array becomes lines with: jq -c '.[]' FILE"
 _MOST_SKIPPED = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class JsonLine:
+    """One line of a `.jsonl` file: its number from 1, its bytes without the blanks around them, and the object it holds."""
+
+    number: int
+    data: bytes
+    entry: dict[str, Json]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,54 +74,53 @@ def read_conversations(path: Path, *, limit: int = MOST_CONVERSATIONS) -> Conver
     """
     found: list[Conversation] = []
     skipped: list[Skipped] = []
-    for number, entry in _objects(path):
+    for line in json_lines(path, hint="Check --conversations."):
         try:
-            tools, messages = read_tools(entry.get("tools")), _messages(entry)
+            tools, messages = read_tools(line.entry.get("tools")), _messages(line.entry)
         except Unusable as error:
-            skipped.append(Skipped(line=number, reason=str(error)))
+            skipped.append(Skipped(line=line.number, reason=str(error)))
         else:
-            found.append(Conversation(id=f"line-{number}", group=GROUP, messages=messages, tools=tools))
+            found.append(Conversation(id=f"line-{line.number}", group=GROUP, messages=messages, tools=tools))
         if len(found) == limit or len(skipped) == _MOST_SKIPPED:
             break
     if not found:
         reason = f"line {skipped[0].line}: {skipped[0].reason}" if skipped else "it is empty"
-        raise InputInvalid(f"{path}: no conversation can be used ({reason})", hint=_HINT)
+        raise InputInvalid(f"{path}: no conversation can be used ({reason})", hint=LINE_HINT)
     return ConversationFile(conversations=tuple(found), skipped=tuple(skipped))
 
 
-def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def json_lines(path: Path, *, hint: str) -> Iterator[JsonLine]:
+    """Give the objects of a file, one a line; blank lines are passed over and counted.
+
+    Args:
+        path: The file; UTF-8.
+        hint: What to do where it cannot be opened.
+
+    Raises:
+        InputInvalid: It cannot be read, or a line is no JSON object or too long.
+    """
     if path.exists() and not path.is_file():
-        raise InputInvalid(f"{path}: not a file", hint=_HINT)
+        raise InputInvalid(f"{path}: not a file", hint=LINE_HINT)
     try:
         with path.open("rb") as file:
             number = 0
             while line := file.readline(LINE_LIMIT_BYTES + 1):
                 number += 1
                 if len(line) > LINE_LIMIT_BYTES:
-                    raise InputInvalid(f"{path}: line {number} is longer than {LINE_LIMIT_BYTES} bytes", hint=_HINT)
+                    raise InputInvalid(f"{path}: line {number} is longer than {LINE_LIMIT_BYTES} bytes", hint=LINE_HINT)
                 line = line.removeprefix(b"\xef\xbb\xbf").strip()
                 if line:
-                    yield number, _object(path, number, line)
+                    yield JsonLine(number=number, data=line, entry=_object(path, number, line))
     except OSError as error:
-        raise InputInvalid(f"{path}: {error.strerror}", hint="Check --conversations.") from error
+        raise InputInvalid(f"{path}: {error.strerror}", hint=hint) from error
 
 
-def _object(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    try:
-        entry = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise InputInvalid(f"{path}: line {number} is not UTF-8 (byte {error.start})") from error
-    except json.JSONDecodeError as error:
-        reason = f"{error.msg}, column {error.colno}"
-        raise InputInvalid(f"{path}: line {number} is not JSON ({reason})", hint=_HINT) from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
-        raise InputInvalid(f"{path}: line {number} is not JSON ({type(error).__name__})", hint=_HINT) from error
-    if not isinstance(entry, dict):
-        raise InputInvalid(f"{path}: line {number} is no JSON object", hint=_HINT)
-    return entry
+def read_turns(entry: dict[str, Json]) -> list[Message]:
+    """Give the turns of an object of any form as they stand there, the last answers included; Alpaca's has none.
 
-
-def _messages(entry: dict[str, Any]) -> tuple[Message, ...]:
+    Raises:
+        Unusable: It is of no form, or a turn is damaged.
+    """
     if "messages" in entry:
         turns = _turns(entry, "messages", "role", "content")
     elif "conversations" in entry:
@@ -121,17 +129,60 @@ def _messages(entry: dict[str, Any]) -> tuple[Message, ...]:
         turns = _alpaca(entry)
     else:
         raise Unusable(f"it has neither {_FORMS}")
-    system = _text(entry.get("system") or "", "system")
+    system = read_text(entry.get("system") or "", "system")
     if system and turns[:1] and turns[0].role != "system":
         turns.insert(0, Message(role="system", content=system))
-    while turns and turns[-1].role == "assistant":
-        turns.pop()
+    return turns
+
+
+def asking(turns: list[Message], *, end: str = "at its end") -> tuple[Message, ...]:
+    """Give turns that ask for an answer, calls of tools linked with what answers them.
+
+    Args:
+        turns: The turns.
+        end: Where the last of them stands, for the error.
+
+    Raises:
+        Unusable: The last turn is neither a user's nor a tool's.
+    """
     if not turns or turns[-1].role not in ("user", "tool"):
-        raise Unusable("no turn of a user or a tool at its end")
+        raise Unusable(f"no turn of a user or a tool {end}")
     return tuple(linked(turns))
 
 
-def _turns(entry: dict[str, Any], key: str, role_key: str, text_key: str) -> list[Message]:
+def read_text(value: object, key: str) -> str:
+    """Give a text, or the texts of a list of OpenAI's parts; raises Unusable, naming the key, for anything else."""
+    if isinstance(value, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in value):
+        texts = [part.get("text") for part in value]
+        value = "".join(text for text in texts if isinstance(text, str)) if all(texts) else value
+    if isinstance(value, str) and is_text(value):
+        return value
+    raise Unusable(f"{key} is {_shown(value)}, which is no text")
+
+
+def _object(path: Path, number: int, line: bytes) -> dict[str, Json]:
+    try:
+        entry = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise InputInvalid(f"{path}: line {number} is not UTF-8 (byte {error.start})") from error
+    except json.JSONDecodeError as error:
+        reason = f"{error.msg}, column {error.colno}"
+        raise InputInvalid(f"{path}: line {number} is not JSON ({reason})", hint=LINE_HINT) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of brackets
+        raise InputInvalid(f"{path}: line {number} is not JSON ({type(error).__name__})", hint=LINE_HINT) from error
+    if not isinstance(entry, dict):
+        raise InputInvalid(f"{path}: line {number} is no JSON object", hint=LINE_HINT)
+    return entry
+
+
+def _messages(entry: dict[str, Json]) -> tuple[Message, ...]:
+    turns = read_turns(entry)
+    while turns and turns[-1].role == "assistant":
+        turns.pop()
+    return asking(turns)
+
+
+def _turns(entry: dict[str, Json], key: str, role_key: str, text_key: str) -> list[Message]:
     items = entry[key]
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise Unusable(f"{key} is no list of objects")
@@ -145,9 +196,9 @@ def _turns(entry: dict[str, Any], key: str, role_key: str, text_key: str) -> lis
     return turns
 
 
-def _turn(item: dict[str, Any], role: str, is_call: bool, text_key: str) -> Message:
+def _turn(item: dict[str, Json], role: str, is_call: bool, text_key: str) -> Message:
     if is_call:
-        content, calls = read_function_call(_text(item.get(text_key), text_key))
+        content, calls = read_function_call(read_text(item.get(text_key), text_key))
         return Message(role=role, content=content, tool_calls=calls)
     calls = read_calls(item["tool_calls"]) if item.get("tool_calls") else ()
     if calls and role != "assistant":
@@ -155,7 +206,7 @@ def _turn(item: dict[str, Any], role: str, is_call: bool, text_key: str) -> Mess
     is_silent = bool(calls) and item.get(text_key) is None
     return Message(
         role=role,
-        content="" if is_silent else _text(item.get(text_key), text_key),
+        content="" if is_silent else read_text(item.get(text_key), text_key),
         thinking=_reasoning(item) if role == "assistant" else "",
         tool_calls=calls,
         tool_name=_optional(item, "name") if role == "tool" else "",
@@ -163,34 +214,25 @@ def _turn(item: dict[str, Any], role: str, is_call: bool, text_key: str) -> Mess
     )
 
 
-def _reasoning(item: dict[str, Any]) -> str:
-    return next((_text(item[key], key) for key in _REASONING if item.get(key)), "")
+def _reasoning(item: dict[str, Json]) -> str:
+    return next((read_text(item[key], key) for key in _REASONING if item.get(key)), "")
 
 
-def _optional(item: dict[str, Any], key: str) -> str:
-    return _text(item.get(key) or "", key)
+def _optional(item: dict[str, Json], key: str) -> str:
+    return read_text(item.get(key) or "", key)
 
 
-def _alpaca(entry: dict[str, Any]) -> list[Message]:
+def _alpaca(entry: dict[str, Json]) -> list[Message]:
     history = entry.get("history") or []
     if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
         raise Unusable("history is no list of pairs")
     turns = [
-        Message(role=role, content=_text(text, "history"))
+        Message(role=role, content=read_text(text, "history"))
         for pair in history
         for role, text in zip(("user", "assistant"), pair, strict=True)
     ]
-    instruction, extra = _text(entry["instruction"], "instruction"), _text(entry.get("input", ""), "input")
+    instruction, extra = read_text(entry["instruction"], "instruction"), read_text(entry.get("input", ""), "input")
     return [*turns, Message(role="user", content="\n".join(part for part in (instruction, extra) if part))]
-
-
-def _text(value: object, key: str) -> str:
-    if isinstance(value, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in value):
-        texts = [part.get("text") for part in value]
-        value = "".join(text for text in texts if isinstance(text, str)) if all(texts) else value
-    if isinstance(value, str) and is_text(value):
-        return value
-    raise Unusable(f"{key} is {_shown(value)}, which is no text")
 
 
 def _shown(value: object) -> str:

@@ -22,6 +22,8 @@ class QuantGates:
         mean_kl: Most KL(reference || engine), mean over all answer positions, nats.
         first_kl: Most KL at the first token of an answer, mean over the CORE conversations, nats.
         top1: Least share of answer positions with the same most likely token, 0 to 1.
+        prompt_kl: Most KL, mean over all prompt positions, nats.
+        perplexity: Most the perplexity of the reference's answers may grow by, as a ratio: 1 is no growth.
         answer_margin: A greedy answer may leave the reference's only where the reference preferred its own token by at
             most this, nats: nearly undecided, as far as this quant can tell.
     """
@@ -30,15 +32,23 @@ class QuantGates:
     first_kl: float
     top1: float
     answer_margin: float
+    prompt_kl: float
+    perplexity: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gates:
     """The limits of every quant. The fields are named by the quants."""
 
-    f16: QuantGates = QuantGates(mean_kl=3e-4, first_kl=5e-4, top1=0.95, answer_margin=0.05)
-    q8_0: QuantGates = QuantGates(mean_kl=0.02, first_kl=0.05, top1=0.85, answer_margin=0.5)
-    q4_k_m: QuantGates = QuantGates(mean_kl=0.35, first_kl=0.45, top1=0.75, answer_margin=2.5)
+    f16: QuantGates = QuantGates(
+        mean_kl=3e-4, first_kl=5e-4, top1=0.95, answer_margin=0.05, prompt_kl=3e-4, perplexity=1.005
+    )
+    q8_0: QuantGates = QuantGates(
+        mean_kl=0.02, first_kl=0.05, top1=0.85, answer_margin=0.5, prompt_kl=0.05, perplexity=1.05
+    )
+    q4_k_m: QuantGates = QuantGates(
+        mean_kl=0.35, first_kl=0.45, top1=0.75, answer_margin=2.5, prompt_kl=0.8, perplexity=1.5
+    )
 
     def of(self, quant: Quant) -> QuantGates:
         """Give the limits of one quant."""

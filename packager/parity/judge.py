@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import math
-import sys
-
 from packager.artifacts import Check, Measure, Outcome
+from packager.evidence import PartDistance
 from packager.parity.answers import AnswerMatch
 from packager.parity.gates import QuantGates
-from packager.parity.logits import Distance
+from packager.parity.logits import NOT_A_NUMBER, finite
 
-_NOT_A_NUMBER = sys.float_info.max
+_SHOWN = 4  # measures on the line of a check that passed; report.json has them all
 
 
 def measure(name: str, value: float, unit: str, limit: float | None = None, *, at_least: bool = False) -> Measure:
-    """Give a measure rounded to six significant digits, which is more than a repeated run agrees on.
-
-    A model that computes NaN is infinitely far away; JSON has neither, so the value is the largest number there is.
-    """
-    rounded = float(f"{value:.6g}") if math.isfinite(value) else _NOT_A_NUMBER
-    return Measure(name=name, value=rounded, unit=unit, limit=limit, at_least=at_least)
+    """Give a measure, rounded as `packager.parity.logits.finite` does."""
+    return Measure(name=name, value=finite(value), unit=unit, limit=limit, at_least=at_least)
 
 
 def within(found: Measure) -> bool:
@@ -29,19 +23,35 @@ def within(found: Measure) -> bool:
     return found.value >= found.limit if found.at_least else found.value <= found.limit
 
 
-def distribution_checks(found: Distance, gates: QuantGates, *, subject: str, engine: str) -> tuple[Check, Check]:
-    """Judge full distributions: `distribution` over all answer positions, `first token` over the first of each."""
-    everywhere = (
-        measure("mean KL", found.mean_kl, "nats", gates.mean_kl),
-        measure("top-1 agreement", found.top1, "share", gates.top1, at_least=True),
+def distribution_check(found: PartDistance, gates: QuantGates) -> Check:
+    """Judge the distributions along the answers."""
+    return _distribution(found, "distribution", mean_kl=gates.mean_kl, top1=gates.top1, perplexity=gates.perplexity)
+
+
+def prompt_check(found: PartDistance, gates: QuantGates) -> Check:
+    """Judge the distributions along the prompts."""
+    return _distribution(found, "prompt distribution", mean_kl=gates.prompt_kl)
+
+
+def first_token_check(mean_kl: float, gates: QuantGates, *, subject: str, engine: str) -> Check:
+    """Judge the distributions of the first token of each answer, what a user meets first."""
+    measures = (measure("mean KL", mean_kl, "nats", gates.first_kl),)
+    return gated(measures, subject=subject, engine=engine, name="first token")
+
+
+def _distribution(
+    found: PartDistance, name: str, *, mean_kl: float, top1: float | None = None, perplexity: float | None = None
+) -> Check:
+    measures = (
+        measure("mean KL", found.mean_kl, "nats", mean_kl),
+        measure("top-1 agreement", found.top1, "share", top1, at_least=True),
+        measure("perplexity ratio", found.perplexity_ratio, "", perplexity),
+        measure("99 % KL", found.p99_kl, "nats"),
         measure("max KL", found.max_kl, "nats"),
+        measure("RMS probability", found.rms_probability, "share"),
         measure("positions", found.positions, "tokens"),
     )
-    first = (measure("mean KL", found.first_kl, "nats", gates.first_kl),)
-    return (
-        gated(everywhere, subject=subject, engine=engine, name="distribution"),
-        gated(first, subject=subject, engine=engine, name="first token"),
-    )
+    return gated(measures, subject=found.subject, engine=found.engine, name=name)
 
 
 def answers_check(matches: tuple[AnswerMatch, ...], gates: QuantGates, *, subject: str, engine: str) -> Check:
@@ -71,7 +81,7 @@ def answers_check(matches: tuple[AnswerMatch, ...], gates: QuantGates, *, subjec
 def gated(measures: tuple[Measure, ...], *, subject: str, engine: str, name: str) -> Check:
     """Make a line of a verdict from measures: failed when one breaks its limit, which the line then names."""
     broken = [found for found in measures if not within(found)]
-    shown = broken or [found for found in measures if found.unit != "tokens"]
+    shown = broken or [found for found in measures if found.unit != "tokens"][:_SHOWN]
     detail = ", ".join(_shown(found) for found in shown)
     outcome = Outcome.FAILED if broken else Outcome.PASSED
     return Check(subject=subject, engine=engine, name=name, outcome=outcome, detail=detail, measures=measures)
@@ -79,7 +89,9 @@ def gated(measures: tuple[Measure, ...], *, subject: str, engine: str, name: str
 
 def _shown(found: Measure) -> str:
     text = f"{found.value:.1%}" if found.unit == "share" else f"{found.value:.2g} {found.unit}"
-    if found.value == _NOT_A_NUMBER:
+    if not found.unit:
+        text = f"{found.value:.4f}"
+    if found.value == NOT_A_NUMBER:
         text = "not a number"
     if within(found):
         return f"{found.name} {text}"

@@ -1,41 +1,52 @@
 """Distributions over the next token: how far an engine's are from the reference's.
 
-Positions are those of the answer: the reference answers greedily, and every engine is then fed the same ids ("teacher
-forcing"), so that one early difference does not make all later positions incomparable.
+Both sides are fed the same ids ("teacher forcing"), so that one early difference does not make all later positions
+incomparable. Positions that predict the answer and those that predict the rest of the prompt are kept apart: the model was
+trained for the first, and the second say more about rounding, because there are more of them and the model is less sure.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from packager.engines.engine import TokenLogprob
+from packager.evidence import Part, PartDistance
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+NOT_A_NUMBER = 1.79769e308  # the largest float, to six digits: JSON has neither NaN nor infinity
 _FLOOR = 1e-12  # a probability below this is rounding of a sum; keeps a logarithm finite
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distance:
-    """How far an engine is from the reference over the positions of some answers.
+class Scores:
+    """An engine against the reference at every position of some stretch of tokens; all of shape `(positions,)`.
 
     Attributes:
-        positions: How many distributions were compared.
-        mean_kl: Mean of KL(reference || engine), nats.
-        max_kl: The largest one, nats.
-        top1: Share of positions where both have the same most likely token, 0 to 1.
-        first_kl: Mean KL at the first position of each answer, nats: what a user meets first.
+        kl: KL(reference || engine), float64, nats.
+        same_top: Whether both have the same likeliest token.
+        reference_next: The reference's log-probability of the token that follows, float64, nats.
+        engine_next: The engine's.
     """
 
-    positions: int
-    mean_kl: float
-    max_kl: float
-    top1: float
-    first_kl: float
+    kl: NDArray[np.float64]
+    same_top: NDArray[np.bool_]
+    reference_next: NDArray[np.float64]
+    engine_next: NDArray[np.float64]
+
+    def between(self, first: int, end: int | None) -> Scores:
+        """Give the positions from `first` to before `end`; None is the last."""
+        return Scores(
+            kl=self.kl[first:end],
+            same_top=self.same_top[first:end],
+            reference_next=self.reference_next[first:end],
+            engine_next=self.engine_next[first:end],
+        )
 
 
 def kl_nats(reference: NDArray[np.float32], engine: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -56,24 +67,76 @@ def kl_nats(reference: NDArray[np.float32], engine: NDArray[np.float32]) -> NDAr
     return np.maximum(np.array(rows, dtype=np.float64), 0.0)
 
 
-def distance(answers: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> Distance:
-    """Compare several answers.
+def scores(reference: NDArray[np.float32], engine: NDArray[np.float32], following: Sequence[int]) -> Scores:
+    """Compare an engine with the reference position by position.
 
     Args:
-        answers: For each, the reference's and the engine's log-probabilities, both of shape `(length, vocabulary)`.
+        reference: Log-probabilities, shape `(positions, vocabulary)`, nats.
+        engine: The same positions, shape `(positions, vocabulary)`; of two vocabularies the narrower one counts, because
+            the rows that one side padded are never trained and have no probability to speak of.
+        following: The id that follows each position.
     """
     import numpy as np
 
-    kl = [kl_nats(reference, engine) for reference, engine in answers]
-    same = [reference.argmax(axis=1) == engine.argmax(axis=1) for reference, engine in answers]
-    every = np.concatenate(kl)
-    return Distance(
-        positions=len(every),
-        mean_kl=float(every.mean()),
-        max_kl=float(every.max()),
-        top1=float(np.concatenate(same).mean()),
-        first_kl=float(np.mean([row[0] for row in kl])),
+    width = min(reference.shape[1], engine.shape[1])
+    ours, theirs = reference[:, :width], engine[:, :width]
+    at = np.arange(len(following)), np.array(following, dtype=np.int64)
+    return Scores(
+        kl=kl_nats(ours, theirs),
+        same_top=ours.argmax(axis=1) == theirs.argmax(axis=1),
+        reference_next=ours[at].astype(np.float64),
+        engine_next=theirs[at].astype(np.float64),
     )
+
+
+def joined(parts: Sequence[Scores]) -> Scores:
+    """Put several stretches behind one another; at least one."""
+    import numpy as np
+
+    return Scores(
+        kl=np.concatenate([part.kl for part in parts]),
+        same_top=np.concatenate([part.same_top for part in parts]),
+        reference_next=np.concatenate([part.reference_next for part in parts]),
+        engine_next=np.concatenate([part.engine_next for part in parts]),
+    )
+
+
+def part_distance(found: Scores, *, subject: str, engine: str, part: Part) -> PartDistance:
+    """Sum positions up; every figure is rounded to six significant digits.
+
+    A model that computes NaN is infinitely far away; JSON has neither, so the value is then the largest number there is.
+
+    Source: the measures of llama.cpp's `llama-perplexity --kl-divergence` (tools/perplexity/perplexity.cpp), but with the
+    natural distributions of both sides, where that program keeps 16 bits of each of the reference's.
+    """
+    import numpy as np
+
+    far = np.sort(np.where(np.isnan(found.kl), np.inf, found.kl))
+    change = np.exp(found.engine_next) - np.exp(found.reference_next)
+    return PartDistance(
+        subject=subject,
+        engine=engine,
+        part=part,
+        positions=len(far),
+        mean_kl=finite(float(far.mean())),
+        p99_kl=finite(float(far[max(0, math.ceil(0.99 * len(far)) - 1)])),
+        max_kl=finite(float(far[-1])),
+        top1=finite(float(found.same_top.mean())),
+        rms_probability=finite(math.sqrt(float(np.mean(change**2)))),
+        perplexity_ratio=finite(_exp(float(np.mean(found.reference_next - found.engine_next)))),
+    )
+
+
+def finite(value: float) -> float:
+    """Give a figure to six significant digits, more than a repeated run agrees on; NaN and infinity as the largest number."""
+    return float(f"{value:.6g}") if math.isfinite(value) else NOT_A_NUMBER
+
+
+def _exp(value: float) -> float:
+    try:
+        return math.exp(value)
+    except OverflowError:
+        return math.inf
 
 
 def lumped_kl(reference: NDArray[np.float32], served: Sequence[TokenLogprob], ids: Mapping[str, int]) -> float:
@@ -93,8 +156,6 @@ def lumped_kl(reference: NDArray[np.float32], served: Sequence[TokenLogprob], id
     Worked example:
         reference (0.7, 0.2, 0.1), served token 0 at 0.7: categories (0.7, 0.3) on both sides, KL 0.
     """
-    import math
-
     known = {ids[token.text]: token.logprob for token in served if token.text in ids}
     expected = {token: float(reference[token]) for token in known}
     total = sum(math.exp(p) * (p - known[token]) for token, p in expected.items())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from packager import codec
 from packager.artifacts import Gguf, Verdict
-from packager.durable import write_durably
+from packager.durable import disk_error, write_durably
 from packager.errors import InputInvalid
 from packager.evidence import Evidence
 from packager.parity.gates import Gates
@@ -54,6 +54,8 @@ def read_report(path: Path) -> Report:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputInvalid(f"{path}: no such file", hint="Make it with: packager verify DIR BASE ADAPTER") from error
+    except OSError as error:
+        raise disk_error(error, path) from error
     except ValueError as error:
         raise InputInvalid(
             f"{path}: not JSON ({error})", hint="Make it again with: packager verify DIR BASE ADAPTER"

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from packager.artifacts import Conversation
+from packager.codec import digest
+from packager.durable import FileDigest
 from packager.engines.engine import NotSupported
 from packager.engines.transformers import Answer, Reference
 from packager.errors import Unsupported
+from packager.events import Emit, Noted, silent
 from packager.parity.matrix import CORE
-from packager.parity.steps import Steps
+from packager.parity.reference_cache import ReferenceCache, ReferenceKey
+from packager.parity.steps import STAGE, Steps
 
 ANSWER_TOKENS = 32
 GREEDY_ANSWERS = 3
@@ -48,27 +52,65 @@ class Truth:
         return max(prompts, default=0) + ANSWER_TOKENS
 
 
-def ask_reference(reference: Reference, conversations: tuple[Conversation, ...], steps: Steps) -> Truth:
-    """Render every conversation, answer the CORE ones greedily, and free the model.
+def ask_reference(
+    reference: Reference,
+    conversations: tuple[Conversation, ...],
+    inputs: tuple[FileDigest, ...],
+    cache: ReferenceCache,
+    steps: Steps,
+    emit: Emit = silent,
+) -> Truth:
+    """Render every conversation, and have the CORE ones answered greedily, or take the answers that were given before.
+
+    Args:
+        reference: Base and adapter; its model is loaded only if it has to answer, and let go afterwards.
+        conversations: Every probe.
+        inputs: What base and adapter are, for the cache.
+        cache: Earlier answers.
+        steps: Progress.
+        emit: Told what it costs when the model does not fit into memory and has to answer.
 
     Raises:
         InputInvalid: The base or the adapter cannot be loaded.
         Unsupported: The template refuses every CORE conversation, so there is nothing to compare.
     """
-    answered = []
-    for conversation in conversations:
-        if conversation.group != CORE:
-            continue
-        answer = reference.answer(conversation, max_tokens=ANSWER_TOKENS)
-        if not isinstance(answer, NotSupported):
-            answered.append(Answered(conversation=conversation, answer=answer))
-        steps.done(f"{reference.name}: {conversation.id}")
+    core = tuple(conversation for conversation in conversations if conversation.group == CORE)
+    key = ReferenceKey(
+        inputs=tuple(file.sha256 for file in inputs),
+        template=reference.template,
+        conversations=digest(core),
+        answer_tokens=ANSWER_TOKENS,
+        version=reference.version(),
+    )
+
+    def ask() -> tuple[Answer | None, ...]:
+        if reference.offload is not None:
+            emit(Noted(stage=STAGE, text=reference.offload.cost(len(core) * ANSWER_TOKENS), warning=True))
+        return tuple(_answer(reference, conversation, steps) for conversation in core)
+
+    with steps.section(len(core), f"{reference.name}: answered before"):
+        answers = cache.answers(key, ask)
+        reference.close()
+    answered = tuple(
+        Answered(conversation=conversation, answer=answer)
+        for conversation, answer in zip(core, answers, strict=True)
+        if answer is not None
+    )
     if not answered:
         raise Unsupported(
             "the chat template refuses every probe conversation: there is nothing to compare",
-            hint="Look at it with: packager template BASE ADAPTER",
+            hint="Look at it with: packager template show BASE ADAPTER",
         )
-    prompts = tuple(reference.render(conversation) for conversation in conversations)
-    ids = tuple(reference.tokens(conversation) for conversation in conversations)
-    reference.close()
-    return Truth(reference=reference, conversations=conversations, prompts=prompts, ids=ids, answered=tuple(answered))
+    return Truth(
+        reference=reference,
+        conversations=conversations,
+        prompts=tuple(reference.render(conversation) for conversation in conversations),
+        ids=tuple(reference.tokens(conversation) for conversation in conversations),
+        answered=answered,
+    )
+
+
+def _answer(reference: Reference, conversation: Conversation, steps: Steps) -> Answer | None:
+    answer = reference.answer(conversation, max_tokens=ANSWER_TOKENS)
+    steps.done(f"{reference.name}: {conversation.id}")
+    return None if isinstance(answer, NotSupported) else answer

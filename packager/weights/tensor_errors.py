@@ -105,17 +105,18 @@ class MergedModel:
     ) -> None:
         self._stack.close()
 
-    def compare(self, path: Path, *, emit: Emit = silent) -> TensorComparison:
+    def compare(self, path: Path, *, header: GgufHeader | None = None, emit: Emit = silent) -> TensorComparison:
         """Compare the tensors of one file.
 
         Args:
             path: A GGUF file.
+            header: Its header, where that was read before.
             emit: Told how many bytes of tensors are compared, under the stage `tensors`.
 
         Raises:
             InputInvalid: The file is missing, or its header is damaged; or a merged value is not finite.
         """
-        header = read_gguf(path)
+        header = header or read_gguf(path)
         expected = {tensor.name: tensor for tensor in self.conversion.tensors}
         if self._base.ties_embeddings and "token_embd.weight" in expected:  # some converters write the tied one twice
             expected.setdefault("output.weight", expected["token_embd.weight"])
@@ -151,11 +152,10 @@ class MergedModel:
                 error = tensor_error(found)
                 done += tensor.size_bytes
                 emit(Advanced(stage=STAGE, done=done, total=total, unit="B", detail=f"{path.name} {tensor.name}"))
-                yield error, "" if error.worst_row is None else fault_text(found, error, self.conversion.facts)
+                yield error, "" if error.worst_row is None else fault_text(found, error, self._heads(tensor.name))
 
     def _tasks(self, path: Path, file: int, tensor: GgufTensor, expected: ConvertedTensor) -> list[_BlockTask]:
         rows, columns = matrix_shape(tensor.shape)
-        ordered = tensor.name.endswith(("attn_q.weight", "attn_k.weight"))
         merged, plain = row_reader(expected, self._merged), self._plain_reader(expected)
         return [
             _BlockTask(
@@ -166,10 +166,15 @@ class MergedModel:
                 end=end,
                 merged=merged,
                 plain=plain,
-                probe=_directions(columns) if ordered else None,
+                probe=_directions(columns) if self._heads(tensor.name) else None,
             )
             for first, end in row_blocks(rows, columns)
         ]
+
+    def _heads(self, name: str) -> int:
+        if name.endswith("attn_q.weight"):
+            return self.conversion.facts.heads
+        return self.conversion.facts.heads_kv if name.endswith("attn_k.weight") else 0
 
     def _plain_reader(self, expected: ConvertedTensor) -> RowReader | None:
         """Give the base's rows of a tensor that the adapter may have changed."""

@@ -9,6 +9,7 @@ which is no fault of the file.
 from __future__ import annotations
 
 import math
+import re
 import sys
 from dataclasses import dataclass
 
@@ -19,7 +20,6 @@ from packager.evidence import TensorError
 from packager.formats.gguf import GgmlType
 from packager.weights.block_errors import BlockErrors, Differing, Fit
 from packager.weights.kernels import is_coarse
-from packager.weights.tensor_types import ModelFacts, llama_order
 
 _FINE_TOLERANCE = 0.05  # of the update, and what the fit and a merge in bfloat16 may be off by
 _COARSE_TOLERANCE = (
@@ -33,7 +33,7 @@ _SAME_ROWS = 0.25  # squared distance of sketches, of the rows' own size; unrela
 
 @dataclass(frozen=True, kw_only=True)
 class TensorFault:
-    """A tensor that does not hold what it should: its GGUF name, and what became of it, in words."""
+    """A tensor that does not hold what it should: its name, and what became of it, in words."""
 
     tensor: str
     text: str
@@ -77,24 +77,24 @@ class TensorParts:
 def tensor_error(found: TensorParts) -> TensorError:
     """Give a tensor's figures; it has a `worst_row` where rounding does not explain it."""
     size = sum(part.merged for part in found.parts)
-    number = llama_order(found.name)[0]
+    block = re.search(r"\b(?:blk|layers)\.(\d+)\.", found.name)
     return TensorError(
         tensor=found.name,
         type=found.type.name,
-        layer=number if number >= 0 else None,
+        layer=int(block[1]) if block else None,
         relative_error=_relative(sum(part.error for part in found.parts), size),
         expected_error=_relative(sum(part.expected for part in found.parts), size),
         worst_row=_worst_row(found),
     )
 
 
-def fault_text(found: TensorParts, error: TensorError, facts: ModelFacts) -> str:
+def fault_text(found: TensorParts, error: TensorError, heads: int) -> str:
     """Say what happened to a tensor that has a `worst_row`.
 
     Args:
         found: What its rows amount to.
         error: Its figures.
-        facts: The model's number of heads.
+        heads: How many heads its rows are of; 0 for what is no query or key projection.
     """
     share = found.share
     if share is not None and _is_explained(found.fit, share.times):
@@ -105,7 +105,7 @@ def fault_text(found: TensorParts, error: TensorError, facts: ModelFacts) -> str
     which = f"row {error.worst_row} of {found.rows} is" if off == 1 else f"{off} of {found.rows} rows are"
     most = f", most of all row {error.worst_row}" if off > 1 else ""
     figures = f"relative error {error.relative_error:.3g}, {error.expected_error:.3g} by rounding"
-    return _row_order(found, facts) or f"{which} further off than rounding explains{most} ({figures})"
+    return _row_order(found, heads) or f"{which} further off than rounding explains{most} ({figures})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,11 +148,10 @@ def _worst_row(found: TensorParts) -> int | None:
     return -worst[1]
 
 
-def _row_order(found: TensorParts, facts: ModelFacts) -> str:
+def _row_order(found: TensorParts, heads: int) -> str:
     """Say so where the rows of a query or key projection stand in the order of the other rotary layout."""
     sketches = [part.sketches for part in found.differing if part.sketches is not None]
-    heads = facts.heads if "attn_q" in found.name else facts.heads_kv
-    if len(sketches) < len(found.parts) or found.rows % (2 * max(heads, 1)):
+    if not heads or len(sketches) < len(found.parts) or found.rows % (2 * heads):
         return ""
     there, merged = (np.concatenate(side) for side in zip(*sketches, strict=True))
     order = np.arange(found.rows).reshape(heads, 2, -1).swapaxes(1, 2).reshape(-1)

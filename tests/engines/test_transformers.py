@@ -138,8 +138,14 @@ def test_an_answer_is_the_likeliest_token_each_time(reference: Reference, unmerg
 def test_an_answer_agrees_with_one_pass_over_it(reference: Reference) -> None:
     answer = reference.answer(HELLO, max_tokens=6)
     assert not isinstance(answer, NotSupported)
-    rows = reference.next_logprobs(answer.prompt + answer.ids[:-1], start=len(answer.prompt) - 1)
-    np.testing.assert_allclose(answer.logprobs, rows, atol=2e-4)
+    rows = reference.next_logprobs(answer.prompt + answer.ids[:-1])
+    assert answer.prompt_logprobs.shape[0] == len(answer.prompt) - 1
+    np.testing.assert_allclose(np.concatenate([answer.prompt_logprobs, answer.logprobs]), rows, atol=2e-4)
+
+
+def test_special_tokens_are_the_tokenizers_own(reference: Reference) -> None:
+    assert {"<|im_start|>", "<|im_end|>", "<|endoftext|>"} <= set(reference.special_tokens)
+    assert all(len(reference.encode(text)) == 1 for text in reference.special_tokens)
 
 
 def test_sampling_defaults_of_the_base_do_not_touch_a_greedy_answer(base: Path, adapter: Path, tmp_path: Path) -> None:
@@ -199,5 +205,5 @@ def test_an_adapter_that_does_not_fit_is_named(smollm2: Path, adapter: Path) -> 
 def test_without_the_package_the_extra_is_named(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(ToolMissing, match="peft") as caught:
-        Reference(base, None, CHATML).version()
+        Reference(base, None, CHATML).next_logprobs((1,))
     assert "ollama-packager[build]" in caught.value.hint

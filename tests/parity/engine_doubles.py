@@ -7,7 +7,7 @@ by hand.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +36,7 @@ def row(**shares: float) -> Rows:
 # The answer "onetwo<end>": sure of "one", nearly undecided at "two", sure of the end.
 ROWS: Rows = np.stack([row(one=0.82), row(two=0.44, one=0.40), row(end=0.82)])
 SPOKEN = (ONE, TWO, END)
+TOLD: Rows = row(Hi=0.6)  # along the prompt it expects "Hi" everywhere
 
 
 def talk(name: str, *words: str, group: str = "CORE") -> Conversation:
@@ -58,6 +59,9 @@ class Teacher(Reference):
     """The reference; `asked` says what it was asked, in order."""
 
     bos_text = "<bos>"
+    template = "{{ messages }}"
+    special_tokens = ("<bos>", "<end>")
+    offload = None
 
     def __init__(self, refuses: frozenset[str] = frozenset()) -> None:
         self.refuses = refuses
@@ -93,6 +97,8 @@ class Pupil(Embedded):
     """A file on llama.cpp; the dictionaries go from a conversation's id to what it says instead.
 
     Attributes:
+        told: Its distribution at every position of a prompt.
+        unknown: A character that its tokenizer reads as "?" "?".
         broken: Raised by the tokenizer.
         fed: The ids and the start of every evaluation.
     """
@@ -101,6 +107,8 @@ class Pupil(Embedded):
     ids: dict[str, tuple[int, ...] | NotSupported] = field(default_factory=dict)
     texts: dict[str, str | NotSupported] = field(default_factory=dict)
     rows: Rows = field(default_factory=lambda: ROWS)
+    told: Rows = field(default_factory=lambda: TOLD)
+    unknown: str = ""
     broken: Exception | None = None
     fed: list[tuple[tuple[int, ...], int]] = field(default_factory=list)
     answered: list[str] = field(default_factory=list)
@@ -120,15 +128,18 @@ class Pupil(Embedded):
     def tokenize(self, text: str, *, add_special: bool) -> tuple[int, ...]:
         if self.broken is not None:
             raise self.broken
-        return (BOS,) * add_special + encoded(text)
+        known = text.replace(self.unknown, "??") if self.unknown else text
+        return (BOS,) * add_special + encoded(known)
 
     def generate(self, conversation: Conversation, *, max_tokens: int) -> str | NotSupported:
         self.answered.append(f"{conversation.id} {max_tokens}")
         return self.texts.get(conversation.id, "onetwo")
 
-    def next_logprobs(self, ids: Sequence[int], *, start: int = 0) -> Rows:
+    def logprob_blocks(self, ids: Sequence[int], *, start: int = 0) -> Iterator[Rows]:
         self.fed.append((tuple(ids), start))
-        return self.rows[: len(ids) - start]
+        known = max(at for at, token in enumerate(ids) if PIECES[token] == "<assistant>")  # the first answer position
+        rows = np.stack([self.told] * known + list(self.rows)) if known else self.rows
+        yield from (rows[at : at + 2] for at in range(start, len(ids), 2))
 
     @property
     def pieces(self) -> tuple[bytes, ...]:  # type: ignore[override]
@@ -162,7 +173,9 @@ class Served(OllamaEngine):
 
 
 def answer_to(conversation: Conversation) -> Answer:
-    return Answer(prompt=encoded(prompt_of(conversation)), ids=SPOKEN, text="onetwo", logprobs=ROWS)
+    prompt = encoded(prompt_of(conversation))
+    told = np.stack([TOLD] * (len(prompt) - 1))
+    return Answer(prompt=prompt, ids=SPOKEN, text="onetwo", logprobs=ROWS, prompt_logprobs=told)
 
 
 def truth_of(*conversations: Conversation, refuses: frozenset[str] = frozenset()) -> Truth:

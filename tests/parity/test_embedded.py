@@ -10,7 +10,9 @@ import pytest
 from packager.artifacts import Check, Outcome, Quant
 from packager.engines.engine import NotSupported
 from packager.events import Advanced, Event, silent
-from packager.parity.embedded import embedded_checks, embedded_probes, match_answer
+from packager.evidence import Part
+from packager.parity.embedded import embedded_findings, embedded_probes, match_answer
+from packager.parity.findings import Findings
 from packager.parity.gates import QuantGates
 from packager.parity.steps import Steps
 from packager.parity.truth import Truth
@@ -21,6 +23,7 @@ from tests.parity.engine_doubles import (
     PIECES,
     REFUSED,
     ROWS,
+    TOLD,
     Pupil,
     Rows,
     answer_to,
@@ -29,14 +32,18 @@ from tests.parity.engine_doubles import (
     truth_of,
 )
 
-GATES = QuantGates(mean_kl=0.01, first_kl=0.02, top1=0.9, answer_margin=0.2)
+GATES = QuantGates(mean_kl=0.01, first_kl=0.02, top1=0.9, answer_margin=0.2, prompt_kl=0.01, perplexity=1.3)
 NO_TOKENIZER = NotSupported(code="NO_TOKENIZER", detail="cannot say")
 NO_TEMPLATE = NotSupported(code="NO_TEMPLATE", detail="there is none")
 
 
 def checks(pupil: Pupil, truth: Truth | None = None) -> dict[str, Check]:
     truth = truth or truth_of(HI, BYE, ODD)
-    return {check.name: check for check in embedded_checks(pupil, Quant.Q8_0, truth, GATES, Steps(99, silent))}
+    return {check.name: check for check in findings(pupil, truth).checks}
+
+
+def findings(pupil: Pupil, truth: Truth) -> Findings:
+    return embedded_findings(pupil, Quant.Q8_0, truth, GATES, Steps(99, silent))
 
 
 def failed(found: dict[str, Check]) -> list[str]:
@@ -53,12 +60,29 @@ def kl(p: Rows, q: Rows) -> float:
 
 def test_an_equal_engine_passes_every_line() -> None:
     found = checks(Pupil())
-    assert list(found) == ["prompts", "token ids", "distribution", "first token", "answers"]
+    assert list(found) == [
+        "prompts",
+        "token ids",
+        "tokenizer",
+        "distribution",
+        "prompt distribution",
+        "first token",
+        "answers",
+    ]
     assert {(check.subject, check.engine, check.outcome) for check in found.values()} == {
         ("q8_0", "llama.cpp", Outcome.PASSED)
     }
     assert values(found["token ids"]) == {"CORE equal": 2, "EXT equal": 1}
-    assert values(found["distribution"]) == {"mean KL": 0, "top-1 agreement": 1, "max KL": 0, "positions": 6}
+    same = {
+        "mean KL": 0,
+        "99 % KL": 0,
+        "max KL": 0,
+        "top-1 agreement": 1,
+        "RMS probability": 0,
+        "perplexity ratio": 1,
+    }
+    assert values(found["distribution"]) == {**same, "positions": 6}
+    assert values(found["prompt distribution"]) == {**same, "positions": 6}
     assert values(found["answers"]) == {"margin where they part": 0, "equal answers": 2, "common prefix": 1}
 
 
@@ -120,7 +144,7 @@ def test_what_the_reference_refuses_is_not_held_against_the_engine() -> None:
 def test_the_references_own_ids_are_fed_up_to_the_last_but_one() -> None:
     pupil = Pupil(ids={"hi": (9,)})
     checks(pupil)
-    assert pupil.fed == [((0, 1, 4, 2, 6, 7), 3), ((0, 1, 5, 2, 6, 7), 3)]
+    assert pupil.fed == [((0, 1, 4, 2, 6, 7), 0), ((0, 1, 5, 2, 6, 7), 0)]
 
 
 @pytest.mark.parametrize(
@@ -147,16 +171,64 @@ def test_a_distance_is_kl_from_the_reference(position: int, other: Rows, lines: 
 @pytest.mark.parametrize(("engine", "reference"), [(2, 0), (0, 2)], ids=["engine's", "reference's"])
 def test_rows_that_only_one_side_padded_are_left_out(engine: int, reference: int) -> None:
     truth = truth_of(HI)
-    padded = np.pad(ROWS, ((0, 0), (0, reference)), constant_values=-50.0)
-    object.__setattr__(truth.answered[0].answer, "logprobs", padded)
-    found = checks(Pupil(rows=np.pad(ROWS, ((0, 0), (0, engine)), constant_values=-50.0)), truth)
+    answer = truth.answered[0].answer
+    for name in ("logprobs", "prompt_logprobs"):
+        object.__setattr__(answer, name, padded(getattr(answer, name), reference))
+    found = checks(Pupil(rows=padded(ROWS, engine), told=padded(TOLD[None], engine)[0]), truth)
     assert values(found["distribution"])["max KL"] == 0
+    assert values(found["prompt distribution"])["max KL"] == 0
+
+
+def padded(rows: Rows, columns: int) -> Rows:
+    return np.pad(rows, ((0, 0), (0, columns)), constant_values=-50.0)
+
+
+def test_prompt_positions_have_a_line_of_their_own() -> None:
+    other = row(Hi=0.4)
+    found = checks(Pupil(told=other))
+    assert failed(found) == ["prompt distribution"]
+    assert values(found["prompt distribution"])["mean KL"] == pytest.approx(kl(TOLD, other), abs=1e-6)
+    assert values(found["distribution"])["mean KL"] == 0
+
+
+def test_perplexity_and_probabilities_are_of_the_tokens_that_follow() -> None:
+    rows = ROWS.copy()
+    rows[0] = row(one=0.41)  # half as likely as to the reference
+    found = values(checks(Pupil(rows=rows), truth_of(HI))["distribution"])
+    assert found["perplexity ratio"] == pytest.approx(2 ** (1 / 3), rel=1e-5)
+    assert found["RMS probability"] == pytest.approx(0.41 / math.sqrt(3), rel=1e-5)
+
+
+def test_a_character_that_becomes_other_tokens_fails_the_tokenizer() -> None:
+    found = checks(Pupil(unknown="é"))
+    assert failed(found) == ["tokenizer"]
+    assert "accents: " in found["tokenizer"].detail
+
+
+def test_the_evidence_has_every_conversation_every_token_and_every_answer() -> None:
+    rows = ROWS.copy()
+    rows[1] = row(two=0.41, one=0.43)
+    found = findings(Pupil(rows=rows, texts={"bye": "oneone"}), truth_of(HI, BYE, ODD))
+    assert [(matrix.name, [cell.conversation for cell in matrix.cells]) for matrix in found.matrix] == [
+        ("prompts", ["hi", "bye", "odd"]),
+        ("token ids", ["hi", "bye", "odd"]),
+    ]
+    hi = found.positions[0]
+    assert (hi.conversation, hi.tokens, hi.same_top) == ("hi", ("one", "two", "<end>"), (True, False, True))
+    assert hi.kl == pytest.approx((0, kl(ROWS[1], rows[1]), 0), abs=1e-5)
+    assert [(text.text, text.common_characters) for text in found.answers] == [("onetwo", 6), ("oneone", 3)]
+    assert {(distance.subject, distance.engine) for distance in found.distances} == {("q8_0", "llama.cpp")}
+    assert [(distance.part, distance.positions) for distance in found.distances] == [
+        (Part.ANSWER, 6),
+        (Part.PROMPT, 6),
+    ]
 
 
 def test_a_model_that_computes_no_numbers_fails() -> None:
     found = checks(Pupil(rows=np.full((3, len(PIECES)), np.nan, dtype=np.float32)))
     assert failed(found) == ["distribution", "first token"]
     assert "not a number" in found["first token"].detail
+    assert "not a number" in found["distribution"].detail
 
 
 @pytest.mark.parametrize(
@@ -182,7 +254,7 @@ def test_an_answer_is_compared_as_the_references_tokens() -> None:
 
 def test_three_answers_are_asked_and_progress_counts_every_question() -> None:
     truth, pupil, events = truth_of(HI, ODD, BYE, talk("c", "Hi"), talk("d", "Hi")), Pupil(), list[Event]()
-    embedded_checks(pupil, Quant.Q8_0, truth, GATES, Steps(embedded_probes(5, 4), events.append))
+    embedded_findings(pupil, Quant.Q8_0, truth, GATES, Steps(embedded_probes(5, 4), events.append))
     assert pupil.answered == ["hi 32", "bye 32", "c 32"]
     steps = [event for event in events if isinstance(event, Advanced)]
     assert [event.done for event in steps] == list(range(1, 5 + 4 + 3 + 1))

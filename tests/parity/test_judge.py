@@ -4,18 +4,27 @@ import math
 
 import pytest
 
-from packager.artifacts import Outcome
+from packager.artifacts import Check, Outcome
+from packager.evidence import Part, PartDistance
 from packager.parity.answers import AnswerMatch
 from packager.parity.gates import QuantGates
-from packager.parity.judge import answers_check, distribution_checks, gated, measure, within
-from packager.parity.logits import Distance
+from packager.parity.judge import (
+    answers_check,
+    distribution_check,
+    first_token_check,
+    gated,
+    measure,
+    prompt_check,
+    within,
+)
 
-GATES = QuantGates(mean_kl=0.05, first_kl=0.1, top1=0.9, answer_margin=0.5)
+GATES = QuantGates(mean_kl=0.05, first_kl=0.1, top1=0.9, answer_margin=0.5, prompt_kl=0.2, perplexity=1.1)
 
 
-def found(**changes: float) -> Distance:
-    values = {"mean_kl": 0.01, "max_kl": 0.2, "top1": 0.95, "first_kl": 0.02, **changes}
-    return Distance(positions=70, **values)
+def found(**changes: float) -> PartDistance:
+    values = {"mean_kl": 0.01, "p99_kl": 0.15, "max_kl": 0.2, "top1": 0.95, "rms_probability": 0.03, **changes}
+    values.setdefault("perplexity_ratio", 1.01)
+    return PartDistance(subject="q8_0", engine="llama.cpp", part=Part.ANSWER, positions=70, **values)
 
 
 def match(*, equal: bool = False, common: int = 3, margin: float = 0.1) -> AnswerMatch:
@@ -46,42 +55,52 @@ def test_measures_are_rounded() -> None:
 
 
 def test_distributions_within_their_limits_pass() -> None:
-    everywhere, first = distribution_checks(found(), GATES, subject="q8_0", engine="llama.cpp")
-    assert (everywhere.name, everywhere.outcome) == ("distribution", Outcome.PASSED)
-    assert everywhere.detail == "mean KL 0.01 nats, top-1 agreement 95.0%, max KL 0.2 nats"
+    answers, prompts = distribution_check(found(), GATES), prompt_check(found(), GATES)
+    first = first_token_check(0.02, GATES, subject="q8_0", engine="llama.cpp")
+    assert (answers.name, answers.outcome) == ("distribution", Outcome.PASSED)
+    assert (prompts.name, prompts.outcome) == ("prompt distribution", Outcome.PASSED)
+    shown = "mean KL 0.01 nats, top-1 agreement 95.0%, perplexity ratio 1.0100, 99 % KL 0.15 nats"
+    assert answers.detail == prompts.detail == shown
     assert (first.name, first.outcome, first.detail) == ("first token", Outcome.PASSED, "mean KL 0.02 nats")
 
 
 @pytest.mark.parametrize(
-    ("changes", "outcomes", "detail"),
+    ("check", "detail"),
     [
         pytest.param(
-            {"mean_kl": 0.06},
-            (Outcome.FAILED, Outcome.PASSED),
-            "mean KL 0.06 nats, at most 0.05",
-            id="too far on average",
+            distribution_check(found(mean_kl=0.06), GATES), "mean KL 0.06 nats, at most 0.05", id="too far on average"
         ),
         pytest.param(
-            {"top1": 0.5}, (Outcome.FAILED, Outcome.PASSED), "top-1 agreement 50.0%, at least 90.0%", id="other choices"
+            distribution_check(found(top1=0.5), GATES),
+            "top-1 agreement 50.0%, at least 90.0%",
+            id="other choices",
         ),
         pytest.param(
-            {"first_kl": 0.2},
-            (Outcome.PASSED, Outcome.FAILED),
+            distribution_check(found(perplexity_ratio=1.2), GATES),
+            "perplexity ratio 1.2000, at most 1.1",
+            id="less sure of the answers",
+        ),
+        pytest.param(
+            prompt_check(found(mean_kl=0.3), GATES), "mean KL 0.3 nats, at most 0.2", id="too far along the prompts"
+        ),
+        pytest.param(
+            first_token_check(0.2, GATES, subject="q8_0", engine="llama.cpp"),
             "mean KL 0.2 nats, at most 0.1",
             id="another first token",
         ),
         pytest.param(
-            {"mean_kl": math.nan},
-            (Outcome.FAILED, Outcome.PASSED),
-            "mean KL not a number, at most 0.05",
+            first_token_check(math.nan, GATES, subject="q8_0", engine="llama.cpp"),
+            "mean KL not a number, at most 0.1",
             id="not a number",
         ),
     ],
 )
-def test_a_broken_limit_is_named(changes: dict[str, float], outcomes: tuple[Outcome, Outcome], detail: str) -> None:
-    checks = distribution_checks(found(**changes), GATES, subject="q8_0", engine="llama.cpp")
-    assert tuple(check.outcome for check in checks) == outcomes
-    assert next(check.detail for check in checks if check.outcome is Outcome.FAILED) == detail
+def test_a_broken_limit_is_named(check: Check, detail: str) -> None:
+    assert (check.outcome, check.detail) == (Outcome.FAILED, detail)
+
+
+def test_prompts_have_one_limit() -> None:
+    assert prompt_check(found(top1=0.1, perplexity_ratio=9), GATES).outcome is Outcome.PASSED
 
 
 def test_equal_answers_pass() -> None:

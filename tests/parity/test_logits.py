@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from packager.engines.engine import TokenLogprob
-from packager.parity.logits import distance, kl_nats, lumped_kl, unique_texts
+from packager.evidence import Part, PartDistance
+from packager.parity.logits import (
+    NOT_A_NUMBER,
+    Scores,
+    joined,
+    kl_nats,
+    lumped_kl,
+    part_distance,
+    scores,
+    unique_texts,
+)
 
 
 def log(*probabilities: float) -> NDArray[np.float32]:
@@ -65,20 +75,62 @@ def test_a_large_vocabulary_loses_nothing() -> None:
     assert found == pytest.approx(float(np.sum(p * np.log(p / q))), rel=1e-5)
 
 
-def test_a_distance_is_over_all_positions_of_all_answers() -> None:
-    reference = [np.stack([log(0.7, 0.2, 0.1), log(0.1, 0.8, 0.1)]), np.stack([log(0.3, 0.3, 0.4)])]
-    engine = [np.stack([log(0.6, 0.3, 0.1), log(0.5, 0.4, 0.1)]), np.stack([log(0.2, 0.3, 0.5)])]
-    each = [
-        definition([0.7, 0.2, 0.1], [0.6, 0.3, 0.1]),
-        definition([0.1, 0.8, 0.1], [0.5, 0.4, 0.1]),
-        definition([0.3, 0.3, 0.4], [0.2, 0.3, 0.5]),
-    ]
-    found = distance(list(zip(reference, engine, strict=True)))
+REFERENCE = np.stack([log(0.7, 0.2, 0.1), log(0.1, 0.8, 0.1), log(0.3, 0.3, 0.4)])
+ENGINE = np.stack([log(0.6, 0.3, 0.1), log(0.5, 0.4, 0.1), log(0.2, 0.3, 0.5)])
+FOLLOWING = (0, 1, 0)
+EACH = [
+    definition([0.7, 0.2, 0.1], [0.6, 0.3, 0.1]),
+    definition([0.1, 0.8, 0.1], [0.5, 0.4, 0.1]),
+    definition([0.3, 0.3, 0.4], [0.2, 0.3, 0.5]),
+]
+
+
+def summed(found: Scores) -> PartDistance:
+    return part_distance(found, subject="q8_0", engine="llama.cpp", part=Part.ANSWER)
+
+
+def test_a_distance_is_the_definition_of_each_measure() -> None:
+    found = summed(scores(REFERENCE, ENGINE, FOLLOWING))
     assert found.positions == 3
-    assert found.mean_kl == pytest.approx(sum(each) / 3, abs=1e-6)
-    assert found.max_kl == pytest.approx(max(each), abs=1e-6)
-    assert found.first_kl == pytest.approx((each[0] + each[2]) / 2, abs=1e-6)
-    assert found.top1 == pytest.approx(2 / 3)
+    assert found.mean_kl == pytest.approx(sum(EACH) / 3, abs=1e-6)
+    assert found.max_kl == pytest.approx(max(EACH), abs=1e-6)
+    assert found.top1 == pytest.approx(2 / 3, abs=1e-5)
+    changes = [0.6 - 0.7, 0.4 - 0.8, 0.2 - 0.3]
+    assert found.rms_probability == pytest.approx(math.sqrt(sum(c * c for c in changes) / 3), abs=1e-6)
+    assert found.perplexity_ratio == pytest.approx((0.7 / 0.6 * 0.8 / 0.4 * 0.3 / 0.2) ** (1 / 3), rel=1e-5)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 3])
+def test_stretches_put_together_are_the_whole(cut: int) -> None:
+    whole = scores(REFERENCE, ENGINE, FOLLOWING)
+    parts = [
+        scores(REFERENCE[:cut], ENGINE[:cut], FOLLOWING[:cut]),
+        scores(REFERENCE[cut:], ENGINE[cut:], FOLLOWING[cut:]),
+    ]
+    assert summed(joined(parts)) == summed(whole)
+    assert summed(joined([whole.between(0, cut), whole.between(cut, None)])) == summed(whole)
+
+
+@pytest.mark.parametrize(("count", "rank"), [(1, 1), (50, 50), (100, 99), (101, 100), (200, 198)], ids=str)
+def test_the_99_percent_is_the_nearest_rank(count: int, rank: int) -> None:
+    values = np.arange(1, count + 1, dtype=np.float64)[::-1].copy()
+    same = np.ones(count, dtype=np.bool_)
+    assert summed(Scores(kl=values, same_top=same, reference_next=values, engine_next=values)).p99_kl == rank
+
+
+def test_a_model_that_computes_no_number_is_infinitely_far_away() -> None:
+    broken = np.full_like(ENGINE, np.nan)
+    found = summed(scores(REFERENCE, broken, FOLLOWING))
+    assert found.mean_kl == found.max_kl == found.perplexity_ratio == NOT_A_NUMBER
+    assert found.top1 <= 2 / 3
+
+
+@given(distributions(), distributions())
+def test_equal_sides_are_nowhere_apart(p: list[float], q: list[float]) -> None:
+    rows = np.stack([log(*p), log(*q)])
+    found = summed(scores(rows, rows, (0, 5)))
+    assert (found.mean_kl, found.max_kl, found.top1, found.rms_probability) == (0, 0, 1, 0)
+    assert found.perplexity_ratio == 1
 
 
 def served(ids: dict[str, int], q: list[float], count: int) -> tuple[TokenLogprob, ...]:

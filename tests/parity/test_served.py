@@ -34,7 +34,7 @@ from packager.stages.verify import VerifyJob, verify
 from tests.engines.ollama_faults import Fault, faulty
 from tests.parity.engine_doubles import BYE, HI, ODD, REFUSED, Pupil, Served, Teacher, truth_of
 
-GATES = QuantGates(mean_kl=0.01, first_kl=0.02, top1=0.9, answer_margin=0.2)
+GATES = QuantGates(mean_kl=0.01, first_kl=0.02, top1=0.9, answer_margin=0.2, prompt_kl=0.01, perplexity=1.3)
 STORED = Registered(name="x:q8_0", quant=Quant.Q8_0, blob_sha256="c" * 64, same_bytes=True, template_source="gguf")
 OLD = NotSupported(code="TOO_OLD", detail="Ollama 0.1.0 does not say")
 ALL = ("hi", "bye", "odd")
@@ -204,8 +204,9 @@ class Dying:
 
 
 @pytest.fixture
-def without_weights(monkeypatch: pytest.MonkeyPatch) -> VerifyJob:
+def without_weights(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> VerifyJob:
     """A comparison whose reference and file are doubles."""
+    monkeypatch.setenv("PACKAGER_CACHE", str(tmp_path))
     sound = Check(subject="q8_0", engine="file", name="structure", outcome=Outcome.PASSED, detail="")
     monkeypatch.setattr("packager.engines.transformers.Reference", lambda *_: Teacher())
     monkeypatch.setattr("packager.engines.llama_cpp.Embedded", lambda *_, **__: Pupil())
@@ -229,13 +230,15 @@ def without_weights(monkeypatch: pytest.MonkeyPatch) -> VerifyJob:
     )
     template = ChatTemplate(source="", original_sha256="0" * 64, text="", pins=(), stops=("<end>",), adds_bos=True)
     gguf = Gguf(path=Path("x-Q8_0.gguf"), quant=Quant.Q8_0, sha256="c" * 64, size_bytes=1)
-    return VerifyJob(base=base, adapter=None, template=template, ggufs=(gguf,), registered=(STORED,), gates=Gates())
+    return VerifyJob(
+        base=base, adapter=None, template=template, ggufs=(gguf,), registered=(STORED,), gates=Gates(), inputs=()
+    )
 
 
 def compared(job: VerifyJob, fault: Fault, after: int | None = None) -> tuple[Verdict, list[Advanced]]:
     ear = Dying(fault, after)
     with faulty(fault) as url:
-        return verify(job, OllamaServer.connect(url), emit=ear), ear.steps
+        return verify(job, OllamaServer.connect(url), emit=ear).verdict, ear.steps
 
 
 def column(verdict: Verdict, engine: str) -> dict[str, Outcome]:

@@ -13,21 +13,25 @@ import pytest
 
 from packager.artifacts import Check, Gguf, Outcome, Quant, Registered, TemplateForm, Verdict
 from packager.chat.probes import core_probes, load_probes
+from packager.codec import canonical_json, decode
 from packager.engines.ollama import OllamaServer
 from packager.errors import ToolMissing
-from packager.events import Advanced, Event
+from packager.events import Advanced, Event, Noted
+from packager.evidence import Evidence, Part
 from packager.formats.gguf import header_bytes, read_gguf
 from packager.formats.model_name import ModelName
 from packager.parity.gates import Gates, gates_from
+from packager.sources.llama_cpp_tree import LlamaCppTree
+from packager.stages.blame import TraceJob, trace
 from packager.stages.modelfile import ModelfileJob, make_modelfile
 from packager.stages.register import RegisterJob, register
-from packager.stages.verify import VerifyJob, verify
+from packager.stages.verify import Verified, VerifyJob, verify
 from tests.made_ggufs import Made, make_ggufs
 from tests.ollama_server import running_ollama
 
 NO_GO = TemplateForm(text=None, code="POSITION", reason="not asked for")
 
-EMBEDDED = ("prompts", "token ids", "distribution", "first token", "answers")
+EMBEDDED = ("prompts", "token ids", "tokenizer", "distribution", "prompt distribution", "first token", "answers")
 SERVED = ("stored model", "prompts", "token ids", "first token", "answers")
 
 
@@ -75,13 +79,19 @@ def job(made: Made, *models: Registered, gates: Gates | None = None) -> VerifyJo
         ggufs=made.ggufs,
         registered=models,
         gates=gates or Gates(),
+        inputs=made.inputs,
     )
 
 
 @pytest.fixture(scope="module")
-def healthy(made: Made, server: OllamaServer) -> tuple[Verdict, list[Event]]:
+def verified(made: Made, server: OllamaServer) -> tuple[Verified, list[Event]]:
     events: list[Event] = []
     return verify(job(made, *registered(made, "verify-healthy", server)), server, emit=events.append), events
+
+
+@pytest.fixture(scope="module")
+def healthy(verified: tuple[Verified, list[Event]]) -> tuple[Verdict, list[Event]]:
+    return verified[0].verdict, verified[1]
 
 
 def of(verdict: Verdict, quant: Quant, engine: str) -> dict[str, Check]:
@@ -119,6 +129,22 @@ def test_the_demos_three_quants_pass_everywhere(healthy: tuple[Verdict, list[Eve
         assert tuple(of(verdict, quant, "ollama")) == SERVED
 
 
+def test_the_evidence_is_of_every_quant_and_says_what_was_packaged(
+    verified: tuple[Verified, list[Event]], made: Made
+) -> None:
+    evidence = verified[0].evidence
+    assert evidence.subject is not None
+    assert (evidence.subject.base, evidence.subject.architecture) == (made.base.name, "LlamaForCausalLM")
+    assert any(line.startswith("model.safetensors ") for line in evidence.subject.inputs)
+    assert str(made.base.folder) not in canonical_json(evidence)
+    assert {(d.subject, d.part) for d in evidence.distances if d.engine == "llama.cpp"} == {
+        (quant.value, part) for quant in Quant for part in Part
+    }
+    assert {row.subject for row in evidence.matrix} == {p.subject for p in evidence.positions} == set(Quant)
+    assert {c.differing for c in evidence.tokenizer} == {0}
+    assert decode(Evidence, json.loads(canonical_json(evidence))) == evidence
+
+
 @pytest.mark.parametrize("engine", [pytest.param("llama.cpp", id="embedded"), pytest.param("ollama", id="ollama")])
 def test_odd_conversations_are_equal_too(healthy: tuple[Verdict, list[Event]], engine: str) -> None:
     for name in ("prompts", "token ids"):
@@ -151,6 +177,27 @@ def test_the_versions_of_all_engines_are_told(healthy: tuple[Verdict, list[Event
     assert healthy[0].versions[-1] == f"ollama {server.version}"
 
 
+def test_the_demos_tensors_are_what_llama_cpp_rounds_them_to_and_nobody_is_to_blame(
+    verified: tuple[Verified, list[Event]], made: Made, tree: LlamaCppTree
+) -> None:
+    wanted = TraceJob(
+        base=made.base,
+        adapter=made.adapter,
+        template=made.template,
+        ggufs=made.ggufs,
+        registered=(),
+        verdict=verified[0].verdict,
+        tokenizer=verified[0].evidence.tokenizer,
+        tree=tree,
+    )
+    traced = trace(wanted, None)
+    assert traced.blame is None
+    for file, limit in zip(traced.tensors, (3e-4, 7e-3, 6e-2), strict=True):
+        assert len(file.tensors) == 272
+        assert {error.worst_row for error in file.tensors} == {None}
+        assert max(error.relative_error for error in file.tensors) < limit
+
+
 # --- planted faults: weights (docs/gates.md has the figures of every quant) -----------------------------------------------
 
 
@@ -164,7 +211,7 @@ def twice(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Verdict:
     (doubled / "adapter_config.json").write_text(json.dumps(config))
     wrong = make_ggufs(made.base.folder, doubled, (Quant.Q4_K_M,), tmp_path_factory.mktemp("twice"))
     assert wrong.template.text == made.template.text
-    return verify(job(replace(made, ggufs=wrong.ggufs)), None)
+    return verify(job(replace(made, ggufs=wrong.ggufs)), None).verdict
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +219,7 @@ def unmerged(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Verdict:
     """The files hold the base alone, with the right template."""
     forgotten = make_ggufs(made.base.folder, None, (Quant.Q4_K_M,), tmp_path_factory.mktemp("base")).ggufs[0].path
     path = with_value(forgotten, "tokenizer.chat_template", made.template.text, forgotten.with_name("shipped.gguf"))
-    return verify(job(replace(made, ggufs=(described(path, Quant.Q4_K_M),))), None)
+    return verify(job(replace(made, ggufs=(described(path, Quant.Q4_K_M),))), None).verdict
 
 
 @pytest.mark.parametrize("fault", ["twice", "unmerged"], ids=["scale doubled", "adapter forgotten"])
@@ -194,7 +241,7 @@ def test_wrong_weights_fail_even_in_the_quant_with_the_widest_limits(
 def test_a_lost_bos_fails(tiny_made: Made, tmp_path: Path) -> None:
     text = "{%- set bos_token = '' -%}" + tiny_made.template.text
     path = with_value(tiny_made.ggufs[0].path, "tokenizer.chat_template", text, tmp_path / "lost-F16.gguf")
-    verdict = verify(job(replace(tiny_made, ggufs=(described(path, Quant.F16),))), None)
+    verdict = verify(job(replace(tiny_made, ggufs=(described(path, Quant.F16),))), None).verdict
     checks = of(verdict, Quant.F16, "llama.cpp")
     assert checks["token ids"].outcome is Outcome.FAILED
     assert "token 0: reference 128000 '<|begin_of_text|>'" in checks["token ids"].detail
@@ -206,7 +253,7 @@ def test_a_stale_template_fails_in_ollama_and_embedded(tiny_made: Made, server: 
     assert stale != tiny_made.template.text
     path = with_value(tiny_made.ggufs[0].path, "tokenizer.chat_template", stale, tmp_path / "stale-F16.gguf")
     shipped = replace(tiny_made, ggufs=(described(path, Quant.F16),))
-    verdict = verify(job(shipped, *registered(shipped, "verify-stale", server)), server)
+    verdict = verify(job(shipped, *registered(shipped, "verify-stale", server)), server).verdict
     assert of(verdict, Quant.F16, "file")["structure"].outcome is Outcome.FAILED
     for engine in ("llama.cpp", "ollama"):
         for name in ("prompts", "token ids"):
@@ -216,7 +263,7 @@ def test_a_stale_template_fails_in_ollama_and_embedded(tiny_made: Made, server: 
 
 
 def test_a_model_with_bos_is_equal_on_both_engines(tiny_made: Made, server: OllamaServer) -> None:
-    verdict = verify(job(tiny_made, *registered(tiny_made, "verify-bos", server)), server)
+    verdict = verify(job(tiny_made, *registered(tiny_made, "verify-bos", server)), server).verdict
     for engine in ("llama.cpp", "ollama"):
         for name in ("prompts", "token ids"):
             check = of(verdict, Quant.F16, engine)[name]
@@ -226,7 +273,7 @@ def test_a_model_with_bos_is_equal_on_both_engines(tiny_made: Made, server: Olla
 
 def test_another_quant_under_this_ones_name_fails(tiny_made: Made) -> None:
     renamed = replace(tiny_made, ggufs=(replace(tiny_made.ggufs[0], quant=Quant.Q4_K_M),))
-    verdict = verify(job(renamed), None)
+    verdict = verify(job(renamed), None).verdict
     assert of(verdict, Quant.Q4_K_M, "file")["structure"].outcome is Outcome.FAILED
     assert not verdict.passed_for(Quant.Q4_K_M)
 
@@ -237,7 +284,7 @@ def test_a_damaged_file_is_not_given_to_llama_cpp(tiny_made: Made, tmp_path: Pat
     data = bytearray(gguf.path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
-    verdict = verify(job(replace(tiny_made, ggufs=(replace(gguf, path=path),))), None)
+    verdict = verify(job(replace(tiny_made, ggufs=(replace(gguf, path=path),))), None).verdict
     assert [(check.engine, check.outcome) for check in verdict.checks] == [
         ("file", Outcome.FAILED),
         ("llama.cpp", Outcome.NOT_CHECKED),
@@ -250,12 +297,12 @@ def test_a_damaged_file_is_not_given_to_llama_cpp(tiny_made: Made, tmp_path: Pat
 
 
 def test_without_ollama_that_column_is_not_checked_and_never_passed(tiny_made: Made) -> None:
-    (check,) = of(verify(job(tiny_made), None), Quant.F16, "ollama").values()
+    (check,) = of(verify(job(tiny_made), None).verdict, Quant.F16, "ollama").values()
     assert (check.outcome, check.detail) == (Outcome.NOT_CHECKED, "no Ollama answered")
 
 
 def test_what_was_not_registered_is_not_checked(tiny_made: Made, server: OllamaServer) -> None:
-    (check,) = of(verify(job(tiny_made), server), Quant.F16, "ollama").values()
+    (check,) = of(verify(job(tiny_made), server).verdict, Quant.F16, "ollama").values()
     assert (check.outcome, check.detail) == (Outcome.NOT_CHECKED, "not registered")
 
 
@@ -265,7 +312,7 @@ def test_an_ollama_that_dies_fails_its_column_alone(
     with running_ollama(ollama_executable, tmp_path_factory.mktemp("dying") / "models") as url:
         dying = OllamaServer.connect(url)
         models = registered(tiny_made, "verify-dying", dying)
-    verdict = verify(job(tiny_made, *models), dying)
+    verdict = verify(job(tiny_made, *models), dying).verdict
     (check,) = of(verdict, Quant.F16, "ollama").values()
     assert check.outcome is Outcome.FAILED
     assert url in check.detail
@@ -277,14 +324,31 @@ def test_without_llama_cpp_its_column_is_not_checked(tiny_made: Made, monkeypatc
         raise ToolMissing("the Python package llama-cpp-python is not installed")
 
     monkeypatch.setattr("packager.engines.llama_cpp._library", missing)
-    verdict = verify(job(tiny_made), None)
+    verdict = verify(job(tiny_made), None).verdict
     (check,) = of(verdict, Quant.F16, "llama.cpp").values()
     assert check.outcome is Outcome.NOT_CHECKED
     assert "not installed" in check.detail
 
 
 def test_a_limit_that_is_changed_decides(tiny_made: Made) -> None:
-    verdict = verify(job(tiny_made, gates=gates_from((("f16.mean_kl", 0.0),))), None)
+    verdict = verify(job(tiny_made, gates=gates_from((("f16.mean_kl", 0.0),))), None).verdict
     check = of(verdict, Quant.F16, "llama.cpp")["distribution"]
     assert check.outcome is Outcome.FAILED
     assert check.detail.endswith("nats, at most 0")
+
+
+def test_a_reference_that_does_not_fit_is_run_from_the_disk_and_the_cost_told_before(
+    tiny_made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PACKAGER_CACHE", str(tmp_path))
+    events: list[Event] = []
+    small = replace(job(tiny_made), reference_memory_bytes=1)
+    found = verify(small, None, emit=events.append).verdict
+    assert {check.outcome for check in found.checks} == {Outcome.PASSED, Outcome.NOT_CHECKED}, lines(found)
+    assert isinstance(events[0], Noted)
+    assert events[0].warning
+    assert "for each of up to 192 forward passes" in events[0].text
+    assert not list(tmp_path.rglob(".new-*"))
+    again: list[Event] = []
+    assert verify(small, None, emit=again.append).verdict == found
+    assert not any(isinstance(event, Noted) for event in again), "what was answered before costs nothing"

@@ -5,7 +5,7 @@ import torch
 
 from packager.errors import InputInvalid
 from packager.formats.gguf import GGML_TYPE_SIZES, GgmlType
-from packager.weights.kernels import convert_rows
+from packager.weights.kernels import can_round, convert_rows, is_coarse, read_rows
 
 QUANTIZED = [GgmlType.Q8_0, GgmlType.Q5_0, GgmlType.Q4_0]  # the ones gguf-py can make, too
 SUPER_BLOCKS = [GgmlType.Q4_K, GgmlType.Q5_K, GgmlType.Q6_K]
@@ -59,3 +59,30 @@ def test_what_float16_does_not_hold_is_refused() -> None:
     with pytest.raises(InputInvalid, match="too large for Q8_0"):
         convert_rows(torch.full((1, 32), 1e9), [GgmlType.Q8_0], "w")
     assert convert_rows(torch.full((1, 32), 1e6), [GgmlType.Q8_0], "w")  # its scale still is a float16
+
+
+FLOATS = [GgmlType.F32, GgmlType.F16, GgmlType.BF16]
+OTHERS = [GgmlType.Q4_1, GgmlType.Q5_1, GgmlType.Q2_K, GgmlType.Q3_K, GgmlType.IQ4_NL, GgmlType.IQ4_XS, GgmlType.MXFP4]
+
+
+@pytest.mark.parametrize("kind", [*FLOATS, *QUANTIZED, *SUPER_BLOCKS, *OTHERS], ids=lambda kind: kind.name)
+def test_rows_are_read_as_gguf_py_reads_them(kind: GgmlType) -> None:
+    import gguf
+    import numpy as np
+
+    raw = torch.frombuffer(convert_rows(random(3, 512), [kind], "w")[kind], dtype=torch.uint8)
+    theirs = gguf.quants.dequantize(raw.numpy().reshape(3, -1), gguf.GGMLQuantizationType(int(kind)))
+    found = read_rows(raw, kind, 3, 512).numpy()
+    assert np.abs(found - theirs).max() <= 2e-6 * np.abs(theirs).max()  # sums in another order
+    assert can_round(kind)
+
+
+@pytest.mark.parametrize(
+    "kind", [GgmlType.I32, GgmlType.F64, GgmlType.IQ2_XXS, GgmlType.IQ1_S], ids=lambda kind: kind.name
+)
+def test_integers_and_what_needs_an_importance_matrix_cannot_be_rounded_to(kind: GgmlType) -> None:
+    assert not can_round(kind)
+
+
+def test_types_below_eight_bits_are_coarse() -> None:
+    assert {kind for kind in FLOATS + QUANTIZED + SUPER_BLOCKS if not is_coarse(kind)} == {*FLOATS, GgmlType.Q8_0}

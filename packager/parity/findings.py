@@ -1,0 +1,31 @@
+"""What comparing one file on one engine gives: lines of the verdict, and the evidence behind them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from packager.artifacts import Check
+from packager.evidence import AnswerPositions, AnswerText, CharacterClass, MatrixRow, PartDistance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """Checks, and what they were made from; see `packager.evidence` for the fields."""
+
+    checks: tuple[Check, ...]
+    matrix: tuple[MatrixRow, ...] = ()
+    tokenizer: tuple[CharacterClass, ...] = ()
+    distances: tuple[PartDistance, ...] = ()
+    positions: tuple[AnswerPositions, ...] = ()
+    answers: tuple[AnswerText, ...] = ()
+
+    def __add__(self, other: Findings) -> Findings:
+        """Put the findings of another engine or file behind these; all files of a build have one tokenizer."""
+        return Findings(
+            checks=(*self.checks, *other.checks),
+            matrix=(*self.matrix, *other.matrix),
+            tokenizer=self.tokenizer or other.tokenizer,
+            distances=(*self.distances, *other.distances),
+            positions=(*self.positions, *other.positions),
+            answers=(*self.answers, *other.answers),
+        )

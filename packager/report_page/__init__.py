@@ -1,0 +1,1 @@
+"""report.json as one page that needs nothing but itself: report.html."""
