@@ -26,6 +26,7 @@ COMMANDS = (
     "report",
     "eval",
     "chat",
+    "doctor",
 )
 BUILD_EXTRA = (
     "gguf", "llama_cpp", "numpy", "peft", "safetensors", "sentencepiece", "tokenizers", "torch", "transformers", "yaml"

@@ -14,10 +14,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from packager import evaluation_views, template_views
+from packager import doctor_views, evaluation_views, template_views
 from packager.artifacts import Check, Gguf, Outcome, Registered, Verdict
 from packager.codec import pretty_json
 from packager.demo import DemoResult
+from packager.doctor.finding import Diagnosis
 from packager.evaluation.summary import Summary
 from packager.events import Advanced, Event, Noted, StageFinished, StageStarted
 from packager.named_templates import NamedTemplate
@@ -238,6 +239,21 @@ class Console:
         self._out.print(evaluation_views.figures_table(found))
         for line in evaluation_views.evaluation_lines(found, folder):
             self.line(line)
+
+    def diagnosis(self, found: Diagnosis) -> None:
+        """Show what is at fault, what mends it, and what else was seen."""
+        if self._as_json:
+            self.result(found)
+            return
+        if found.findings:
+            self._out.print(doctor_views.faults_table(found))
+        for line in doctor_views.mends(found):
+            self.line(line)
+        for markup in doctor_views.seen(found):
+            self._out.print(markup)
+        if found.written is not None:
+            self.line(f"written: {found.written}")
+        self._out.print(doctor_views.diagnosis_sentence(found))
 
     def _advance(self, event: Advanced) -> None:
         key = event.stage

@@ -109,7 +109,7 @@ def _gguf(path: Path) -> Subject:
     text = header.value("tokenizer.chat_template")
     if not isinstance(text, str):
         raise Unsupported(f"{path}: there is no chat template in it")
-    return Subject(source=f"the GGUF file {path.name}", text=text, tokens=_tokens(header))
+    return Subject(source=f"the GGUF file {path.name}", text=text, tokens=gguf_tokens(header))
 
 
 def _in_ollama(name: str, emit: Emit) -> Subject:
@@ -125,7 +125,7 @@ def _in_ollama(name: str, emit: Emit) -> Subject:
     return Subject(source=f"the model {name} in Ollama", text=found.template, tokens=NO_TOKENS, model=name)
 
 
-def _tokens(header: GgufHeader) -> TokenizerFacts:
+def gguf_tokens(header: GgufHeader) -> TokenizerFacts:
     """Give what a GGUF's own tokenizer says of its named and special tokens."""
     listed, types = header.value("tokenizer.ggml.tokens"), header.value("tokenizer.ggml.token_type")
     texts = [str(text) for text in listed.items()] if isinstance(listed, GgufArray) else []

@@ -48,6 +48,7 @@ def test_the_block_works() -> None:
         "packager.pipeline",
         "packager.single_stages",
         "packager.template_proofs",
+        "packager.doctor.diagnosis",
         "packager.demo",
         "packager.evaluation.run",
         "packager.commands.chat",

@@ -17,7 +17,7 @@ NO_TEMPLATE = "{{ .Prompt }}"  # what Ollama shows for a model without a Go temp
 Parameter = str | float
 
 _LEAST_LOGPROB, _ROUNDED_UP = -1e4, 1e-3  # no float32 probability is below exp(-104); a sum may round to just above 1
-_BLOB = re.compile(r"(?m)^FROM .*sha256-([0-9a-f]{64})\"?$")
+_BLOB = re.compile(r"(?m)^FROM \"?(.*sha256-([0-9a-f]{64}))\"?$")
 _ESCAPE = re.compile(r'\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U([0-9a-f]{8})|([abfnrtv\\"]))')
 _ESCAPED = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "\\": "\\", '"': '"'}
 
@@ -38,6 +38,9 @@ class StoredModel:
         parameters: Name and values, sorted by name; the values of `stop` in their order.
         license_text: All licences, joined with a newline; empty when there is none.
         model_info: The GGUF's metadata with a scalar value, as text, sorted by key.
+        blob_path: Where that blob is on the server's machine, as Ollama says; empty when it does not.
+        adapted: Whether an adapter is added to the weights while they run.
+        first_turns: How many turns stand in front of every conversation (MESSAGE).
     """
 
     name: str
@@ -51,6 +54,9 @@ class StoredModel:
     parameters: tuple[tuple[str, tuple[Parameter, ...]], ...]
     license_text: str
     model_info: tuple[tuple[str, str], ...]
+    blob_path: str = ""
+    adapted: bool = False
+    first_turns: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +113,7 @@ def read_show(name: str, reply: dict[str, Json]) -> StoredModel:
         source = "none" if template == NO_TEMPLATE else "gguf"
     return StoredModel(
         name=name,
-        blob_sha256=blob[1],
+        blob_sha256=blob[2],
         template=template,
         template_source=source,
         has_go_template=has_go_template,
@@ -117,6 +123,9 @@ def read_show(name: str, reply: dict[str, Json]) -> StoredModel:
         parameters=_parameters(text_of(reply, "parameters")),
         license_text=text_of(reply, "license"),
         model_info=_scalars(reply.get("model_info")),
+        blob_path=blob[1],
+        adapted=_instruction(plain, "ADAPTER") is not None,
+        first_turns=len(_objects(reply.get("messages"))),
     )
 
 

@@ -113,6 +113,20 @@ class OllamaServer:
         """Give the digest of a stored model's weights. Raises OllamaFailed when there is no such model."""
         return self.show(name).blob_sha256
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it listens on this machine's loopback."""
+        return self._api.host.is_loopback
+
+    def loaded_context(self, name: Name) -> int | None:
+        """Give the context, in tokens, that a model runs with now; None when it is not loaded or Ollama does not say."""
+        listed = self._api.get("/api/ps").get("models")
+        for entry in listed if isinstance(listed, list) else []:
+            if isinstance(entry, dict) and ModelName.parse(str(entry.get("name"))).same_as(ModelName.parse(str(name))):
+                tokens = entry.get("context_length")
+                return tokens if isinstance(tokens, int) and tokens > 0 else None
+        return None
+
     def upload(self, path: Path, sha256: str, emit: Emit = silent, *, stage: str = "register") -> bool:
         """Put a file into the store under its digest, unless it is there; says whether it was sent.
 

@@ -48,8 +48,8 @@ def check_structure(gguf: Gguf, *, base: Checkpoint, template: ChatTemplate) -> 
             _type_fault(gguf, header),
             _name_fault(gguf),
             _template_fault(header, template),
-            _block_fault(header, base),
-            _weight_fault(header, base),
+            block_fault(header, base),
+            weight_fault(header, base),
         )
         fault = next((fault for fault in faults if fault), "")
     tensors = len(header.tensors) if header is not None else 0
@@ -103,7 +103,8 @@ def _template_fault(header: GgufHeader, template: ChatTemplate) -> str:
     return f"its chat template is not the build's: {text_difference(template.text, found)}"
 
 
-def _block_fault(header: GgufHeader, base: Checkpoint) -> str:
+def block_fault(header: GgufHeader, base: Checkpoint) -> str:
+    """Say how the number of blocks differs from the base's, empty when it does not or cannot be told."""
     count = header.value(f"{header.value('general.architecture')}.block_count")
     blocks = {int(match[1]) for tensor in header.tensors if (match := re.match(r"blk\.(\d+)\.", tensor.name))}
     if base.architecture in _ONE_TO_ONE and (count != base.layers or blocks != set(range(base.layers))):
@@ -111,7 +112,7 @@ def _block_fault(header: GgufHeader, base: Checkpoint) -> str:
     return ""
 
 
-def _weight_fault(header: GgufHeader, base: Checkpoint) -> str:
+def weight_fault(header: GgufHeader, base: Checkpoint) -> str:
     """Count weights, which the converter may reorder but, for these architectures, neither drops nor adds."""
     if base.architecture not in _ONE_TO_ONE:
         return ""

@@ -43,10 +43,23 @@ class VocabularyReader:
             InputInvalid: The tokenizer cannot be read.
             ToolMissing: The converter imports a package for this tokenizer that is not installed.
         """
+        return tuple(entry for entry in self._metadata({}) if entry.key.startswith(_PREFIX))
+
+    def read_with_parameters(self) -> tuple[MetadataEntry, ...]:
+        """Give what `read` gives, after `general.architecture` and the architecture's own keys.
+
+        Raises:
+            Unsupported, InputInvalid, ToolMissing: As `read`.
+        """
+        return self._metadata({"parameters": "yes"})
+
+    def _metadata(self, more: dict[str, str]) -> tuple[MetadataEntry, ...]:
         folder, tree = self._folder, self._tree
         with tempfile.TemporaryDirectory(prefix="packager-") as scratch:
             output = Path(scratch) / "vocabulary.gguf"
-            question = {"folder": str(folder), "tree": str(tree.path), "version": tree.version, "output": str(output)}
+            question = {
+                "folder": str(folder), "tree": str(tree.path), "version": tree.version, "output": str(output), **more
+            }  # fmt: skip
             answer = self._ask(question)
             if answer:
                 answer = _ask_with_torch(question)
@@ -59,7 +72,7 @@ class VocabularyReader:
                     f"{folder}: llama.cpp's converter cannot read the tokenizer ({answer['failed']})",
                     hint="Save the tokenizer again with save_pretrained, or download it again.",
                 )
-            return vocabulary_of_gguf(output)
+            return read_gguf(output).metadata
 
     def __enter__(self) -> VocabularyReader:
         return self

@@ -70,11 +70,13 @@ def serve(answers: Any) -> None:
         answers.flush()
 
 
-def write_vocabulary(*, folder: str, tree: str, version: str, output: str) -> None:
-    """Write a GGUF file that has the tokenizer's metadata and no tensors."""
+def write_vocabulary(*, folder: str, tree: str, version: str, output: str, parameters: str = "") -> None:
+    """Write a GGUF file that has the tokenizer's metadata, with `parameters` also the architecture's, and no tensors."""
     with converter_modules(LlamaCppTree(path=Path(tree), version=version)) as gguf:
         made = model_class(Path(folder), lambda _: {})
         model = made(Path(folder), gguf.LlamaFileType.MOSTLY_F16, Path("vocabulary.gguf"))
+        if parameters:
+            model.set_gguf_parameters()
         model.set_vocab()
         found = model.gguf_writer.kv_data[0].items()
         entries: list[MetadataEntry] = [metadata_entry(key, value) for key, value in found]

@@ -82,6 +82,14 @@ class TestShow:
         end = '"' if path.startswith('"') else ""
         reply = {"modelfile": f"# FROM x\n\nFROM {path}{BLOB}{end}\n", "template": JINJA}
         assert read_show("t1", reply).blob_sha256 == BLOB
+        assert read_show("t1", reply).blob_path == path.removeprefix('"') + BLOB
+
+    def test_what_changes_prompts_or_weights_besides(self) -> None:
+        plain = read_show("t1", show("TEMPLATE {{ .Prompt }}\n"))
+        assert (plain.adapted, plain.first_turns) == (False, 0)
+        turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
+        reply = show(f"ADAPTER /root/.ollama/models/blobs/sha256-{BLOB}\nTEMPLATE x\n", messages=turns)
+        assert (read_show("t1", reply).adapted, read_show("t1", reply).first_turns) == (True, 2)
 
     @pytest.mark.parametrize(
         "reply", [{}, {"modelfile": 3}, {"modelfile": "FROM gpt-oss:120b-cloud\n"}], ids=["empty", "number", "cloud"]

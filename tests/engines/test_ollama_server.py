@@ -116,6 +116,23 @@ class TestStored:
         assert caught.value.hint == "See `ollama list`."
 
 
+class TestLoaded:
+    @pytest.mark.parametrize(
+        ("name", "tokens"),
+        [("a", 2048), ("A:latest", 2048), ("a:other", None), ("b", None), ("c", None)],
+        ids=["short name", "other case", "another tag", "not said", "not loaded"],
+    )
+    def test_the_context_of_a_loaded_model(self, name: str, tokens: int | None) -> None:
+        loaded = [{"name": "a:latest", "context_length": 2048}, {"name": "b:latest"}]
+        with connected(Fault(replies={"/api/ps": (200, {"models": loaded})})) as server:
+            assert server.loaded_context(name) == tokens
+            assert server.is_local
+
+    def test_nothing_is_loaded(self) -> None:
+        with connected(Fault(replies={"/api/ps": (200, {"models": None})})) as server:
+            assert server.loaded_context("a") is None
+
+
 class TestNames:
     def test_copy_says_from_and_to(self) -> None:
         fault = Fault()

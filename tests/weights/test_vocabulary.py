@@ -14,7 +14,7 @@ from packager.errors import InputInvalid, ToolMissing, Unsupported
 from packager.formats.gguf import MetadataEntry, ValueType, header_bytes, read_gguf
 from packager.sources.llama_cpp_tree import LlamaCppTree
 from packager.weights import vocabulary
-from packager.weights.vocabulary import vocabulary_of_folder, vocabulary_of_gguf
+from packager.weights.vocabulary import VocabularyReader, vocabulary_of_folder, vocabulary_of_gguf
 from packager.worker_process import WorkerProcess
 from tests.made_ggufs import make_ggufs
 
@@ -30,7 +30,13 @@ def test_it_is_what_a_conversion_writes(
     family: str, tiny: Callable[[str], Path], tree: LlamaCppTree, tmp_path: Path
 ) -> None:
     made = make_ggufs(tiny(family), None, (Quant.F16,), tmp_path)
-    found = vocabulary_of_folder(tiny(family), tree)
+    with VocabularyReader(tiny(family), tree) as reader:
+        found = reader.read()
+        more = {entry.key: entry for entry in reader.read_with_parameters()}
+    architecture = read_gguf(made.ggufs[0].path).value("general.architecture")
+    written = {e.key: e for e in read_gguf(made.ggufs[0].path).metadata if e.key.startswith(f"{architecture}.")}
+    assert {key: entry for key, entry in more.items() if key.startswith(f"{architecture}.")} == written
+    assert tuple(entry for entry in more.values() if entry.key.startswith("tokenizer.")) == found
     assert without_template(found) == without_template(vocabulary_of_gguf(made.ggufs[0].path))
     (template,) = [entry.value for entry in found if entry.key == "tokenizer.chat_template"]
     assert template == json.loads((tiny(family) / "tokenizer_config.json").read_text())["chat_template"]
