@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from packager.artifacts import ChatTemplate, Gguf, Modelfile, Outcome, Quant, Registered, Verdict
+from packager.artifacts import ChatTemplate, Check, Gguf, Modelfile, Outcome, Quant, Registered, Verdict
 from packager.codec import digest
 from packager.durable import FileDigest
 from packager.engines.ollama import OllamaServer
@@ -312,7 +312,8 @@ def verify_once(
         found = verify(job, server, emit=emit)
         traced = trace(_trace_job(job, found, tree), server, emit=emit)
         evidence = replace(found.evidence, tensors=traced.tensors, blame=traced.blame)
-        report = Report(verdict=found.verdict, gates=job.gates, ggufs=job.ggufs, evidence=evidence)
+        verdict = replace(found.verdict, checks=_behind_structure(found.verdict.checks, traced.checks))
+        report = Report(verdict=verdict, gates=job.gates, ggufs=job.ggufs, evidence=evidence)
         write_report(report, staging / REPORT_NAME)
         return report
 
@@ -321,6 +322,17 @@ def verify_once(
         emit(Noted(stage="verify", text=blame_line(report.evidence.blame), warning=True))
     write_page_once(report, workspace)
     return report.verdict
+
+
+def _behind_structure(checks: tuple[Check, ...], tensors: tuple[Check, ...]) -> tuple[Check, ...]:
+    """Put each file's check of its tensors behind that of its structure."""
+    mine = {check.subject: check for check in tensors}
+    found: list[Check] = []
+    for check in checks:
+        found.append(check)
+        if (check.engine, check.name) == ("file", "structure") and check.subject in mine:
+            found.append(mine[check.subject])
+    return tuple(found)
 
 
 def write_page_once(report: Report, workspace: Workspace) -> Path:

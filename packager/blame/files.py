@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from packager.artifacts import ChatTemplate, Gguf, Outcome, Quant, Verdict
+from packager.artifacts import ChatTemplate, Check, Gguf, Measure, Outcome, Quant, Verdict
 from packager.blame.tensors import WORST, tensor_fault, unread_tensors
 from packager.errors import InputInvalid
 from packager.events import Emit
@@ -101,6 +101,26 @@ def file_finding(
     if file.tensors is None or unread:
         return _found(stage, file, Outcome.NOT_CHECKED, file.problem or unread)
     return _found(stage, file, Outcome.PASSED, f"{len(file.tensors.tensors)} tensors are as llama.cpp rounds them")
+
+
+def tensors_check(file: ReadFile) -> Check:
+    """Make the verdict's line of a file's tensors: failed where one is not what rounding makes of the merged weights."""
+    found = file.tensors
+    measures: tuple[Measure, ...] = ()
+    if found is None:
+        outcome, detail = Outcome.NOT_CHECKED, file.problem
+    elif fault := tensor_fault(found):
+        outcome, detail = Outcome.FAILED, fault
+    elif unread := unread_tensors(found):
+        outcome, detail = Outcome.NOT_CHECKED, unread
+    else:
+        worst = max(found.tensors, key=lambda tensor: tensor.relative_error)
+        outcome = Outcome.PASSED
+        detail = f"{len(found.tensors)} as llama.cpp rounds them; most in {worst.tensor}, {worst.relative_error:.2g}"
+        measures = (Measure(name="largest relative error", value=worst.relative_error, unit=""),)
+    return Check(
+        subject=file.gguf.quant.value, engine="file", name="tensors", outcome=outcome, detail=detail, measures=measures
+    )
 
 
 def metadata_of(file: ReadFile, expected: tuple[MetadataEntry, ...]) -> tuple[KeyDifference, ...] | None:

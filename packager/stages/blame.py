@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from packager.artifacts import Adapter, ChatTemplate, Checkpoint, Gguf, Outcome, Quant, Registered, Verdict
+from packager.artifacts import Adapter, ChatTemplate, Check, Checkpoint, Gguf, Outcome, Quant, Registered, Verdict
 from packager.errors import InputInvalid, OllamaFailed, ToolMissing, Unsupported
 from packager.events import Emit, StageFinished, StageStarted, silent
 from packager.evidence import Blame, CharacterClass, FileTensors, Stage, StageFinding
@@ -60,8 +60,9 @@ class TraceJob:
 
 @dataclass(frozen=True, kw_only=True)
 class Traced:
-    """The tensors of every file that could be read; `blame` is None when nothing is wrong."""
+    """The tensors of every file that could be read, a check of each; `blame` is None when nothing is wrong."""
 
+    checks: tuple[Check, ...]
     tensors: tuple[FileTensors, ...]
     blame: Blame | None
 
@@ -69,28 +70,28 @@ class Traced:
 def trace(job: TraceJob, server: OllamaServer | None, *, emit: Emit = silent) -> Traced:
     """Compare every tensor of every file with the merged weights, and find the stage to blame where something is wrong.
 
-    Something is wrong when a check failed, or when a tensor is not what rounding makes of the merged weights, whether or not
-    the verdict noticed.
+    Something is wrong when a check failed, that of the tensors included: not what rounding makes of the merged weights.
 
     Args:
         job: What was verified.
         server: Where models are registered; None when no Ollama answered.
         emit: Told which tensors are compared.
     """
-    from packager.blame.files import read_file
+    from packager.blame.files import read_file, tensors_check
 
     started = time.monotonic()
     emit(StageStarted(stage=STAGE, title="compare every tensor with the merged weights"))
     with ExitStack() as stack:
         model, problem = _opened(job, stack)
         files = tuple(read_file(gguf, model, problem, emit=emit) for gguf in job.ggufs)
-        wrong = any(check.outcome is Outcome.FAILED for check in job.verdict.checks)
-        wrong |= any(file.tensors is not None and bool(file.tensors.faults) for file in files)
+        checks = tuple(map(tensors_check, files))
+        wrong = any(check.outcome is Outcome.FAILED for check in (*job.verdict.checks, *checks))
         expected = _expected_metadata(job, model) if wrong else ()
     blame = Blame(findings=_findings(job, server, files, expected)) if wrong else None
     emit(StageFinished(stage=STAGE, seconds=time.monotonic() - started))
     read = [(file.gguf.quant.value, file.tensors.tensors) for file in files if file.tensors is not None]
-    return Traced(tensors=tuple(FileTensors(subject=name, tensors=found) for name, found in read), blame=blame)
+    tensors = tuple(FileTensors(subject=name, tensors=found) for name, found in read)
+    return Traced(checks=checks, tensors=tensors, blame=blame)
 
 
 def blame_line(blame: Blame) -> str:

@@ -115,6 +115,11 @@ def test_a_verdict_that_passes_is_not_searched(made: Made, tree: LlamaCppTree) -
     traced = trace(job(made, tree, (check(Quant.F16, "file", "structure", PASSED),)), None, emit=events.append)
     assert traced.blame is None
     assert len(traced.tensors) == 3
+    assert [(each.subject, each.engine, each.name, each.outcome) for each in traced.checks] == [
+        (quant.value, "file", "tensors", PASSED) for quant in Quant
+    ]
+    for file, each in zip(traced.tensors, traced.checks, strict=True):
+        assert each.measures[0].value == max(tensor.relative_error for tensor in file.tensors)
     assert {event.stage for event in events} == {"tensors"}
     assert any(isinstance(event, Advanced) for event in events)
 
@@ -196,7 +201,11 @@ def test_a_corrupt_block_is_blamed_on_its_file_and_row(
     tensor = tensor_of(made.gguf(quant).path, name)
     path = with_bytes(made.gguf(quant).path, tensor.offset + 4, b"\x77" * 24, tmp_path / f"corrupt-{quant}.gguf")
     passed = tuple(replace(each, outcome=PASSED) for each in trigger(quant))
-    found = first(blamed(job(only(made, described(made.gguf(quant), path)), tree, passed)))
+    traced = trace(job(only(made, described(made.gguf(quant), path)), tree, passed), None)
+    assert traced.blame is not None
+    found = first(traced.blame)
+    (line,) = traced.checks
+    assert (line.outcome, line.detail) == (FAILED, found.detail)
     assert (found.stage, found.subject) == (Stage.QUANT, quant.value)
     assert f"{name}: row 0 of 64 is further off than rounding explains" in found.detail
     assert found.worst[0].worst_row == 0
@@ -317,6 +326,7 @@ def test_a_template_of_ollama_s_is_blamed_on_the_registered_model(
 def test_without_the_converter_no_tensor_is_passed(made: Made) -> None:
     traced = trace(job(made, None), None)
     assert traced.tensors == ()
+    assert {each.outcome for each in traced.checks} == {Outcome.NOT_CHECKED}
     assert traced.blame is not None
     looked_at = {finding.stage: finding for finding in traced.blame.findings}
     for stage in (Stage.TOKENIZER, Stage.F16, Stage.QUANT):
