@@ -64,11 +64,7 @@ def packager() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave the process with the documented exit code."""
     signal.signal(signal.SIGTERM, _terminated)
-    # torch's and llama.cpp's threads otherwise spin while they wait, which on a busy machine makes both many times slower.
-    # A few microseconds of it are cheaper than falling asleep: a verification of three quants takes a sixth less.
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    _let_threads_sleep()
     try:
         result = packager.main(args=arguments, prog_name="packager", standalone_mode=False)
     except PlanRefused as error:
@@ -116,6 +112,17 @@ def _show(message: str, hint: str, lines: tuple[str, ...] = ()) -> None:
 def _usage_hint(error: click.ClickException) -> str:
     context = getattr(error, "ctx", None)
     return f"{context.command_path} --help" if context is not None else "packager --help"
+
+
+def _let_threads_sleep() -> None:
+    """Keep torch's and llama.cpp's threads from spinning while they wait, which on a busy machine makes both much slower.
+
+    A few microseconds of it are cheaper than falling asleep: a verification of three quants takes a sixth less. Whoever has set
+    OMP_WAIT_POLICY keeps it.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
