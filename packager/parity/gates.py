@@ -22,7 +22,7 @@ class QuantGates:
         mean_kl: Most KL(reference || engine), mean over all answer positions, nats.
         first_kl: Most KL at the first token of an answer, mean over the CORE conversations, nats.
         top1: Least share of answer positions with the same most likely token, 0 to 1.
-        prompt_kl: Most KL, mean over all prompt positions, nats.
+        prompt_kl: Most KL, mean over all prompt positions, nats; also over the answers of the user's own data.
         perplexity: Most the perplexity of the reference's answers may grow by, as a ratio: 1 is no growth.
         answer_margin: A greedy answer may leave the reference's only where the reference preferred its own token by at
             most this, nats: nearly undecided, as far as this quant can tell.
@@ -44,7 +44,7 @@ class Gates:
         mean_kl=3e-4, first_kl=5e-4, top1=0.95, answer_margin=0.05, prompt_kl=3e-4, perplexity=1.005
     )
     q8_0: QuantGates = QuantGates(
-        mean_kl=0.02, first_kl=0.05, top1=0.85, answer_margin=0.5, prompt_kl=0.05, perplexity=1.05
+        mean_kl=0.04, first_kl=0.08, top1=0.85, answer_margin=0.5, prompt_kl=0.07, perplexity=1.05
     )
     q4_k_m: QuantGates = QuantGates(
         mean_kl=0.35, first_kl=0.45, top1=0.75, answer_margin=2.5, prompt_kl=0.8, perplexity=1.5
