@@ -14,6 +14,7 @@ from packager.evidence import Evidence
 from packager.parity.gates import Gates
 
 REPORT_NAME = "report.json"
+_MAKE = "Make it with: packager verify DIR BASE ADAPTER"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +54,12 @@ def read_report(path: Path) -> Report:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InputInvalid(f"{path}: no such file", hint="Make it with: packager verify DIR BASE ADAPTER") from error
+        raise InputInvalid(f"{path}: no such file", hint=_MAKE) from error
     except OSError as error:
         raise disk_error(error, path) from error
     except ValueError as error:
-        raise InputInvalid(
-            f"{path}: not JSON ({error})", hint="Make it again with: packager verify DIR BASE ADAPTER"
-        ) from error
-    return codec.decode(Report, data, where=str(path))
+        raise InputInvalid(f"{path}: not JSON ({error})", hint=_MAKE) from error
+    try:
+        return codec.decode(Report, data, where=str(path))
+    except InputInvalid as error:  # another version's, or none
+        raise InputInvalid(error.message, hint=_MAKE) from error

@@ -73,6 +73,7 @@ def test_a_report_that_cannot_be_read_is_named(tmp_path: Path, text: str | None,
     with pytest.raises(InputInvalid, match=words) as caught:
         read_report(path)
     assert str(path) in caught.value.message
+    assert "packager verify" in caught.value.hint
 
 
 def test_it_is_json_that_every_reader_takes(tmp_path: Path) -> None:
