@@ -62,6 +62,7 @@ class VerifyKey:
     ggufs: tuple[str, ...]
     template: str
     registered: tuple[Registered, ...]
+    served: tuple[str, ...]
     server: str
     converter: str
     gates: Gates
@@ -294,6 +295,7 @@ def verify_once(
 ) -> Verdict:
     """Compare with the reference and write report.json, or give the verdict that was found for exactly this before.
 
+    What Ollama stores under a name is part of that: its parameters, system prompt and template can change without its weights.
     Where something is wrong, say which stage is to blame. Without a `tree` no tensors are compared.
     """
     key = VerifyKey(
@@ -301,6 +303,7 @@ def verify_once(
         ggufs=tuple(gguf.sha256 for gguf in job.ggufs),
         template=digest(job.template),
         registered=job.registered,
+        served=tuple(digest(server.show(model.name)) for model in job.registered) if server is not None else (),
         server=server.version if server is not None else "none",
         converter=tree.version if tree is not None else "none",
         gates=job.gates,

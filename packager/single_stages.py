@@ -15,12 +15,11 @@ from packager.engines.ollama import OllamaServer
 from packager.errors import InputInvalid, ToolMissing
 from packager.events import Emit, Noted
 from packager.formats.adapter import read_adapter
-from packager.formats.build_folder import MODELFILE_NAME, find_ggufs
+from packager.formats.build_folder import MODELFILE_NAME, find_ggufs, read_modelfile
 from packager.formats.checkpoint import read_checkpoint
 from packager.formats.labelled_rows import LabelledRow
 from packager.formats.model_files import model_files
 from packager.formats.model_name import ModelName
-from packager.formats.modelfile import parse_modelfile
 from packager.gguf_gate import require_prompts_in_ollama
 from packager.parity.gates import Gates
 from packager.parity.report import REPORT_NAME, read_report
@@ -200,9 +199,9 @@ def _read(
 
 def _modelfile_of(folder: Path) -> Modelfile:
     path = folder / MODELFILE_NAME
-    if not path.is_file():
+    found = read_modelfile(folder)
+    if found is None:
         raise InputInvalid(f"{path}: missing", hint=f"packager modelfile BASE ADAPTER -o {folder}")
-    found = parse_modelfile(path.read_text(encoding="utf-8"))
     if found.template is not None:
         raise InputInvalid(
             f"{path}: TEMPLATE has no place in it: models are registered with the GGUF's own template",

@@ -7,14 +7,25 @@ import re
 import tomllib
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from packager import pipeline
-from packager.artifacts import ChatTemplate, Check, Checkpoint, Dtype, Gguf, Outcome, Quant, Sampling, Verdict
+from packager.artifacts import (
+    ChatTemplate,
+    Check,
+    Checkpoint,
+    Dtype,
+    Gguf,
+    Outcome,
+    Quant,
+    Registered,
+    Sampling,
+    Verdict,
+)
 from packager.durable import FileDigest
 from packager.engines.ollama import OllamaServer
 from packager.errors import OllamaFailed
@@ -25,6 +36,7 @@ from packager.parity.gates import gates_from
 from packager.parity.report import REPORT_NAME
 from packager.pipeline import connect, failed, point_name, recommend, verify_once
 from packager.plan import BuildRequest
+from packager.stages.blame import Traced
 from packager.stages.verify import Gates, Verified, VerifyJob
 from packager.tool_versions import tool_versions
 from packager.workspace import Workspace
@@ -245,6 +257,7 @@ def test_a_verdict_is_found_again_for_exactly_what_it_was_about(
         return Verified(verdict=verdicts[len(asked) - 1], evidence=Evidence())
 
     monkeypatch.setattr(pipeline, "verify", compare)
+    monkeypatch.setattr(pipeline, "trace", lambda *_, **__: Traced(checks=(), tensors=(), blame=None))
     first = dataclasses.replace(JOB, ggufs=(dataclasses.replace(GGUF, path=tmp_path / "m.gguf"),))
     with Workspace(tmp_path) as workspace:
         assert verify_once(first, None, None, workspace, lambda event: None) == verdicts[0]
@@ -270,3 +283,61 @@ def test_who_is_to_blame_is_said_again_with_a_verdict_that_is_found_again(
             verify_once(job, None, None, workspace, events.append)
         said = [event.text for event in events if isinstance(event, Noted) and event.warning]
         assert [text.partition(":")[0] for text in said] == ["to blame"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What an Ollama stores under a name, as far as a verdict depends on it."""
+
+    system: str
+
+
+class Server:
+    """An Ollama whose model can be changed without its weights."""
+
+    version = "0.34.0"
+
+    def __init__(self) -> None:
+        self.stored = Shown(system="")
+
+    def show(self, name: str) -> Shown:
+        return self.stored
+
+
+def test_a_model_that_was_changed_under_its_name_is_compared_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[VerifyJob] = []
+
+    def compare(job: VerifyJob, server: object, *, emit: object) -> Verified:
+        asked.append(job)
+        return Verified(verdict=verdict(f16=P), evidence=Evidence())
+
+    monkeypatch.setattr(pipeline, "verify", compare)
+    monkeypatch.setattr(pipeline, "trace", lambda *_, **__: Traced(checks=(), tensors=(), blame=None))
+    model = Registered(name="m:f16", quant=Quant.F16, blob_sha256="a" * 64, same_bytes=True, template_source="gguf")
+    job = dataclasses.replace(JOB, ggufs=(dataclasses.replace(GGUF, path=tmp_path / "m.gguf"),), registered=(model,))
+    server = Server()
+    for system in ("", "", "You are a pirate."):
+        server.stored = Shown(system=system)
+        with Workspace(tmp_path) as workspace:
+            verify_once(job, cast(OllamaServer, server), None, workspace, lambda event: None)
+    assert len(asked) == 2
+
+
+def test_the_check_of_a_files_tensors_stands_behind_its_structure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = verdict(f16=P, q8_0=P)
+    tensors = tuple(dataclasses.replace(check, name="tensors") for check in whole.checks)
+    monkeypatch.setattr(pipeline, "verify", lambda *_, **__: Verified(verdict=whole, evidence=Evidence()))
+    monkeypatch.setattr(pipeline, "trace", lambda *_, **__: Traced(checks=tensors, tensors=(), blame=None))
+    job = dataclasses.replace(JOB, ggufs=(dataclasses.replace(GGUF, path=tmp_path / "m.gguf"),))
+    with Workspace(tmp_path) as workspace:
+        found = verify_once(job, None, None, workspace, lambda event: None)
+    assert [(check.subject, check.name) for check in found.checks] == [
+        ("f16", "structure"),
+        ("f16", "tensors"),
+        ("q8_0", "structure"),
+        ("q8_0", "tensors"),
+    ]

@@ -10,7 +10,7 @@ from packager.chat.probes import core_probes
 from packager.engines.engine import NotSupported
 from packager.engines.offload import offload_for
 from packager.engines.transformers import Reference
-from packager.errors import InputInvalid, Unsupported
+from packager.errors import InputInvalid, UnsafeInput, Unsupported
 from packager.evidence import Stage, StageFinding
 from packager.formats.checkpoint import read_checkpoint
 from packager.parity.logits import kl_nats
@@ -38,7 +38,10 @@ def merge_finding(
         return _found(Outcome.NOT_CHECKED, "there is no adapter to merge")
     said = ""
     if (folder / MERGED_FOLDER / "config.json").is_file():
-        tensors = checkpoint_errors(read_checkpoint(folder / MERGED_FOLDER), base, adapter)
+        try:
+            tensors = checkpoint_errors(read_checkpoint(folder / MERGED_FOLDER), base, adapter)
+        except (InputInvalid, Unsupported, UnsafeInput) as error:
+            return _found(Outcome.FAILED, f"{MERGED_FOLDER} cannot be read: {error.message}")
         if tensor_fault(tensors):
             return _found(Outcome.FAILED, f"{MERGED_FOLDER}, {tensor_fault(tensors)}", tensors)
         said = f"; {len(tensors.tensors)} tensors of {MERGED_FOLDER} are right"

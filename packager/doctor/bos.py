@@ -9,9 +9,10 @@ from packager.doctor.prompts import Prompts, Turn
 
 def examine_bos(patient: Patient, reference: Reference, prompts: Prompts) -> Examined:
     """Count the BOS tokens in front of every CORE prompt on both sides; Ollama's own count of tokens is the witness."""
-    number = reference.tokens.id_of(prompts.bos) if prompts.bos else None
-    if number is None:
-        return Examined(healthy=(Healthy(organ=Organ.BOS, what="the tokenizer has none"),))
+    number = reference.tokens.id_of(prompts.bos) if prompts.bos else patient.value("tokenizer.ggml.bos_token_id")
+    if not isinstance(number, int):
+        return Examined(healthy=(Healthy(organ=Organ.BOS, what="the tokenizer has none, and the GGUF names none"),))
+    bos = prompts.bos or f"BOS (token {number})"
     counted = [(turn, *pair) for turn in prompts.turns if (pair := _leading(prompts, turn, number)) is not None]
     if not counted and any(turn.found_ids is not None for turn in prompts.turns):
         return Examined()  # told as the template
@@ -20,24 +21,24 @@ def examine_bos(patient: Patient, reference: Reference, prompts: Prompts) -> Exa
         return Examined(not_checked=(NotChecked(organ=Organ.BOS, why=f"token ids are needed: {why}"),))
     wrong = [(expected, found) for _, expected, found in counted if expected != found]
     if not wrong:
-        return Examined(healthy=(Healthy(organ=Organ.BOS, what=f"{counted[0][1]} {prompts.bos}, as in training"),))
+        return Examined(healthy=(Healthy(organ=Organ.BOS, what=f"{counted[0][1]} {bos}, as in training"),))
     expected, found = wrong[0]
     flag = patient.value("tokenizer.ggml.add_bos_token")
     literal = patient.stored is not None and patient.stored.template_source == "template"
-    literal = literal and patient.stored is not None and prompts.bos in patient.stored.template
+    literal = literal and patient.stored is not None and bos in patient.stored.template
     where = f"add_bos_token of the GGUF is {'absent' if flag is None else str(flag).lower()}"
     if literal:
-        where += f", and the Go TEMPLATE writes {prompts.bos}"
+        where += f", and the Go TEMPLATE writes {bos}"
     return Examined(
         findings=(
             Finding(
                 code="BOS_LOST" if found < expected else "BOS_DUP",
                 organ=Organ.BOS,
                 severity=Severity.SERIOUS,
-                what=f"prompts begin with {found} {prompts.bos}, in training with {expected}; {where}",
+                what=f"prompts begin with {found} {bos}, in training with {expected}; {where}",
                 cost=f"{len(wrong)} of {len(counted)} CORE prompts begin with tokens that the model never saw there",
                 affected=len(wrong) / len(counted),
-                remedy=Remedy.MODELFILE,
+                remedy=Remedy.MODELFILE if prompts.bos else Remedy.REBUILD,
             ),
         )
     )

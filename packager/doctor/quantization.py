@@ -21,8 +21,10 @@ FILE_TYPES = {
 }  # fmt: skip
 _ALIASES = {"fp16": "f16", "fp32": "f32"}
 _PROMISE = re.compile(
-    r"(?<![a-z0-9])(iq[1-4]_(?:xxs|xs|s|m|nl)|q[2-8]_(?:k(?:_[sml])?|[01])|(?:f|fp|bf)(?:16|32))(?![a-z0-9])"
+    r"(?<![a-z0-9])(iq[1-4]_(?:xxs|xs|s|m|nl)|q[2-8]_(?:k(?:_(?:xl|[sml]))?|[01])|(?:f|fp|bf)(?:16|32))(?![a-z0-9_])"
 )
+# Names of mixtures whose header says another one of the family: q4_k is an old name of q4_k_m, q6_k_l and q4_k_xl have none.
+_LOOSE = re.compile(r"(q[2-8]_k)(?:_x?l)?")
 _PURE = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0")
 _FLOATS = ("f32", "f16", "bf16")
 # Below this a model of up to 3 billion weights is known to fall apart; 4 bits cost SmolLM2-135M 0.05 to 0.14 nats of KL.
@@ -39,11 +41,11 @@ def examine_quantization(patient: Patient) -> Examined:
         return Examined(not_checked=(NotChecked(organ=Organ.QUANTIZATION, why=why),))
     findings, what = [], f"{said}"
     promised = _promised(patient)
-    if promised is not None and promised != said:
+    if promised is not None and not promise_kept(promised, said):
         findings.append(_label(patient, promised, said))
     if patient.header is not None:
         main, share, bits = _held(patient.header)
-        what += f", {bits:.1f} bits a weight, {share:.0%} of the blocks' are {main}"
+        what += f", {bits:.1f} bits a weight, {share:.0%} of the blocks' weights are {main}"
         if not _fits(said, main, patient.header):
             findings.append(_mislabelled(said, main, share))
         count = sum(math.prod(tensor.shape) for tensor in patient.header.tensors)
@@ -53,6 +55,12 @@ def examine_quantization(patient: Patient) -> Examined:
         return Examined(findings=tuple(findings))
     what += f", as {patient.name} promises" if promised else ""
     return Examined(healthy=(Healthy(organ=Organ.QUANTIZATION, what=what),))
+
+
+def promise_kept(promised: str, said: str) -> bool:
+    """Whether a file that says it is of type `said` is what its name promises."""
+    loose = _LOOSE.fullmatch(promised)
+    return said.startswith(loose[1]) if loose else promised == said
 
 
 def _promised(patient: Patient) -> str | None:

@@ -92,7 +92,7 @@ def _texts(patient: Patient, expected: tuple[MetadataEntry, ...]) -> Examined:
 def _tokenizer(patient: Patient, expected: tuple[MetadataEntry, ...], scratch: Path) -> Examined:
     faults = [fault for check in _CHECKS if (fault := check(patient, expected)) is not None]
     if not faults:
-        what = f"{patient.value(_MODEL)}, {patient.value(_PRE)}: merges, types and flags as the converter writes them"
+        what = f"{patient.value(_MODEL)}, {patient.value(_PRE)}: merges, scores and types as the converter writes them"
         return Examined(healthy=(Healthy(organ=Organ.TOKENIZER, what=what),))
     samples = (*SAMPLES, *_retyped(patient, expected)[:_MOST_RETYPED])
     try:

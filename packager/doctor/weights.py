@@ -37,7 +37,7 @@ def examine_weights(patient: Patient, reference: Reference, emit: Emit) -> Exami
         return _not_checked(f"this needs {error.name}", "pip install 'ollama-packager[build]'")
     except PackagerError as error:
         return _not_checked(error.message, error.hint)
-    return _examined(compared, reference)
+    return examined_weights(compared, reference)
 
 
 def _compared(file: Path, reference: Reference, emit: Emit) -> TensorComparison:
@@ -46,16 +46,19 @@ def _compared(file: Path, reference: Reference, emit: Emit) -> TensorComparison:
     return tensor_errors(file, reference.base, reference.adapter, find_tree(None, emit=emit), emit=emit)
 
 
-def _examined(compared: TensorComparison, reference: Reference) -> Examined:
+def examined_weights(compared: TensorComparison, reference: Reference) -> Examined:
+    """Say what a comparison means; tensors that could not be compared are not healthy."""
+    from packager.blame.tensors import unread_tensors
+
     findings = [*_lists(compared), *_faults(compared, reference)]
-    unread = tuple(_not_checked(f"no kernel reads {name}").not_checked[0] for name in compared.unread[:_SHOWN])
-    if findings:
+    unread = _not_checked(unread_tensors(compared)).not_checked if compared.unread else ()
+    if findings or unread:
         return Examined(findings=tuple(findings), not_checked=unread)
     worst = max((tensor.relative_error for tensor in compared.tensors), default=0.0)
     what = (
         f"{len(compared.tensors)} tensors of {reference.title}, none further off than by rounding (at most {worst:.2g})"
     )
-    return Examined(healthy=(Healthy(organ=Organ.WEIGHTS, what=what),), not_checked=unread)
+    return Examined(healthy=(Healthy(organ=Organ.WEIGHTS, what=what),))
 
 
 def _lists(compared: TensorComparison) -> list[Finding]:

@@ -88,4 +88,12 @@ def read_modelfile(folder: Path) -> Modelfile | None:
         InputInvalid: It cannot be read.
     """
     path = folder / MODELFILE_NAME
-    return parse_modelfile(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return parse_modelfile(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"not UTF-8, byte {error.start}"
+        raise InputInvalid(
+            f"{path}: cannot be read ({reason})", hint="Make it again with: packager modelfile"
+        ) from error

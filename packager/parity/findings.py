@@ -20,12 +20,16 @@ class Findings:
     answers: tuple[AnswerText, ...] = ()
 
     def __add__(self, other: Findings) -> Findings:
-        """Put the findings of another engine or file behind these; all files of a build have one tokenizer."""
+        """Put the findings of another engine or file behind these; of two tokenizers, the one that differs more stays."""
         return Findings(
             checks=(*self.checks, *other.checks),
             matrix=(*self.matrix, *other.matrix),
-            tokenizer=self.tokenizer or other.tokenizer,
+            tokenizer=max(other.tokenizer, self.tokenizer, key=_differing) if self.tokenizer else other.tokenizer,
             distances=(*self.distances, *other.distances),
             positions=(*self.positions, *other.positions),
             answers=(*self.answers, *other.answers),
         )
+
+
+def _differing(classes: tuple[CharacterClass, ...]) -> int:
+    return sum(found.differing for found in classes)

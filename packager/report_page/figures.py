@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import unicodedata
 
-_NOT_A_NUMBER = 1e300  # parity.judge writes the largest float there is in place of NaN, which JSON does not have
+_NOT_A_NUMBER = 1e300  # parity.logits writes 1.79769e308 in place of NaN, which JSON does not have
 _UNSEEN = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
 _MINUS = "−"
 

@@ -11,8 +11,8 @@ import pytest
 
 from packager.doctor.case import Patient, Reference
 from packager.doctor.finding import Organ, Severity
-from packager.doctor.quantization import examine_quantization
-from packager.formats.gguf import GgmlType, GgufHeader, GgufTensor, MetadataEntry, Scalar, ValueType
+from packager.doctor.quantization import examine_quantization, promise_kept
+from packager.formats.gguf import GgmlType, GgufHeader, GgufTensor, MetadataEntry, Scalar, ValueType, read_gguf
 from tests.doctor.conftest import FileDoctor
 from tests.doctor.planted import Q2_K, Q4_0, Q8_0, edited, quantized, with_items
 from tests.doctor.test_in_ollama import codes
@@ -162,3 +162,29 @@ def test_a_file_without_a_fault(small: Path, plain: Path, known: Known, examined
     found = examined(plain, known(small))
     assert not found.findings
     assert {Organ.CONTEXT, Organ.SAMPLING} <= {missing.organ for missing in found.not_checked}
+
+
+@pytest.mark.parametrize(
+    ("promised", "said", "kept"),
+    [
+        ("q4_k_m", "q4_k_m", True),
+        ("q4_k_m", "q4_k_s", False),
+        ("q4_k", "q4_k_m", True),
+        ("q4_k_xl", "q4_k_m", True),
+        ("q6_k_l", "q6_k", True),
+        ("q2_k_l", "q2_k", True),
+        ("q3_k_xl", "q3_k_l", True),
+        ("q4_k", "q5_k_m", False),
+        ("q8_0", "q4_0", False),
+    ],
+)
+def test_a_name_promises_a_type_or_a_family_of_mixtures(promised: str, said: str, kept: bool) -> None:
+    assert promise_kept(promised, said) is kept
+
+
+@pytest.mark.parametrize("name", ["m-UD-Q4_K_XL", "m-Q6_K_L", "m-Q4_K", "m-Q4_K_M-00001-of-00002"])
+def test_names_as_they_are_published_promise_what_their_header_says(name: str, plain: Path, tmp_path: Path) -> None:
+    said = {"m-Q6_K_L": 18}.get(name, 15)
+    header = read_gguf(edited(plain, tmp_path / "x.gguf", {"general.file_type": said}))
+    findings = examine_quantization(Patient(name=f"{name}.gguf", header=header)).findings
+    assert "QUANT_LABEL" not in [finding.code for finding in findings]

@@ -151,6 +151,18 @@ def test_a_bos_that_is_lost(
     )
 
 
+def test_a_bos_that_training_did_not_have(
+    tiny: Callable[[str], Path], converted: Callable[[Path], Path], known: Callable[..., Reference], doctor: Doctor,
+    ollama_url: str, tmp_path: Path,
+) -> None:  # fmt: skip
+    qwen = tiny("qwen2.5")
+    added = edited(converted(qwen), tmp_path / "added.gguf", {"tokenizer.ggml.add_bos_token": True})
+    found = doctor(create(ollama_url, "planted", added, parameters=CONTEXT), known(qwen))
+    (bos,) = [finding for finding in found.findings if finding.code == "BOS_DUP"]
+    assert bos.what.startswith("prompts begin with 1 BOS (token 151643), in training with 0")
+    assert bos.remedy is Remedy.REBUILD
+
+
 def test_a_stop_that_is_missing(
     llama: Path, converted: Callable[[Path], Path], known: Callable[..., Reference], doctor: Doctor, ollama_url: str,
     tmp_path: Path,

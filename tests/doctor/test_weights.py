@@ -11,7 +11,9 @@ import pytest
 
 from packager.doctor.case import Reference
 from packager.doctor.finding import Organ
+from packager.doctor.weights import examined_weights
 from packager.sources.llama_cpp_tree import LlamaCppTree
+from packager.weights.tensor_errors import TensorComparison
 from tests.doctor.conftest import FileDoctor
 from tests.doctor.planted import Q4_0, Q8_0, flip_bytes, quantized
 from tests.doctor.test_in_ollama import codes
@@ -115,3 +117,15 @@ def test_another_fine_tune_of_the_same_shape(
     save_file(other, tmp_path / "other" / "model.safetensors", metadata={"format": "pt"})
     found = examined(plain, known(tmp_path / "other"))
     assert codes(found) == ["OTHER_WEIGHTS"]
+
+
+def test_tensors_that_no_kernel_reads_are_not_healthy(small: Path, small_lora: Path, known: Known) -> None:
+    read = TensorComparison(
+        tensors=(), faults=(), missing=(), unexpected=(), reshaped=(),
+        unread=tuple(f"blk.{n}.ffn_up.weight (IQ2_XXS)" for n in range(7)),
+    )  # fmt: skip
+    found = examined_weights(read, known(small, small_lora))
+    assert (found.healthy, found.findings) == ((), ())
+    (missing,) = found.not_checked
+    assert "blk.0.ffn_up.weight (IQ2_XXS)" in missing.why
+    assert missing.why.endswith("and 2 more")

@@ -309,3 +309,13 @@ def test_rows_that_are_left_out_are_not_checked_and_say_so() -> None:
 
 def test_without_data_there_is_no_line_of_it() -> None:
     assert "your data" not in checks(Pupil())
+
+
+@pytest.mark.parametrize("broken", [0, 1], ids=["the first file", "the second"])
+def test_of_two_files_the_tokenizer_that_differs_is_kept(broken: int) -> None:
+    pupils = [Pupil(), Pupil()]
+    pupils[broken] = Pupil(unknown="é")
+    both = Findings(checks=())
+    for pupil in pupils:
+        both += findings(pupil, truth_of(HI))
+    assert sum(found.differing for found in both.tokenizer) > 0

@@ -334,6 +334,33 @@ def test_without_the_converter_no_tensor_is_passed(made: Made) -> None:
         assert looked_at[stage].detail == "llama.cpp's converter is not here; packager build fetches it"
 
 
+def test_without_the_converter_no_type_is_called_too_coarse(made: Made) -> None:
+    wanted = job(only(made, made.gguf(Quant.Q4_K_M)), None, distances({Quant.Q4_K_M: FAILED}))
+    traced = trace(wanted, None)
+    assert traced.blame is not None
+    looked_at = {finding.stage: finding.outcome for finding in traced.blame.findings}
+    assert looked_at[Stage.QUANT] is Outcome.NOT_CHECKED
+    assert looked_at[Stage.ENGINE] is FAILED
+
+
+def test_a_merged_folder_that_cannot_be_read_is_blamed_and_ends_nothing(
+    made: Made, tree: LlamaCppTree, tmp_path: Path
+) -> None:
+    gguf = made.gguf(Quant.F16)
+    path = tmp_path / gguf.path.name
+    shutil.copy(gguf.path, path)
+    text = made.template.text
+    (tmp_path / "hf").mkdir()
+    merge(
+        MergeJob(base=made.base, adapter=made.adapter, dtype=Dtype.FLOAT16, output=tmp_path / "hf", chat_template=text)
+    )
+    weights = tmp_path / "hf" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    found = first(blamed(job(only(made, replace(gguf, path=path)), tree)))
+    assert found.stage is Stage.MERGE
+    assert found.detail.startswith("hf cannot be read: ")
+
+
 def test_a_file_that_cannot_be_read_is_blamed_by_its_structure(made: Made, tree: LlamaCppTree, tmp_path: Path) -> None:
     path = tmp_path / "short-F16.gguf"
     path.write_bytes(made.gguf(Quant.F16).path.read_bytes()[:100])
