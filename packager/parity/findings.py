@@ -24,12 +24,12 @@ class Findings:
         return Findings(
             checks=(*self.checks, *other.checks),
             matrix=(*self.matrix, *other.matrix),
-            tokenizer=max(other.tokenizer, self.tokenizer, key=_differing) if self.tokenizer else other.tokenizer,
+            tokenizer=max(self.tokenizer, other.tokenizer, key=_weight),
             distances=(*self.distances, *other.distances),
             positions=(*self.positions, *other.positions),
             answers=(*self.answers, *other.answers),
         )
 
 
-def _differing(classes: tuple[CharacterClass, ...]) -> int:
-    return sum(found.differing for found in classes)
+def _weight(classes: tuple[CharacterClass, ...]) -> tuple[int, int]:
+    return sum(found.differing for found in classes), len(classes)

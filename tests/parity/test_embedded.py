@@ -319,3 +319,9 @@ def test_of_two_files_the_tokenizer_that_differs_is_kept(broken: int) -> None:
     for pupil in pupils:
         both += findings(pupil, truth_of(HI))
     assert sum(found.differing for found in both.tokenizer) > 0
+
+
+def test_a_healthy_tokenizer_is_kept_beside_findings_without_any() -> None:
+    healthy = findings(Pupil(), truth_of(HI))
+    for both in (healthy + Findings(checks=()), Findings(checks=()) + healthy):
+        assert {found.differing for found in both.tokenizer} == {0}
