@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from packager.commands import options
+from packager.commands import options, source_options
+from packager.formats.reference_name import ReferenceName
 
 
 @click.command(short_help="What is wrong with a model that is there already, and what mends it.")
@@ -18,6 +19,7 @@ from packager.commands import options
     help="What the model should be: the base's folder, and behind a plus the adapter's.",
 )
 @options.template
+@source_options.reference
 @click.option(
     "--conversations",
     metavar="FILE",
@@ -31,7 +33,7 @@ from packager.commands import options
 @options.quiet
 def doctor(
     model: str,
-    reference: str,
+    reference: ReferenceName,
     template_file: str | None,
     conversations: Path | None,
     output: Path | None,
@@ -51,15 +53,13 @@ def doctor(
     from packager.console import Console
     from packager.doctor.diagnosis import Request, diagnose
     from packager.errors import VERIFICATION_FAILED
-    from packager.formats.reference_name import ReferenceName
     from packager.template_proofs import more_conversations
 
-    named = ReferenceName.parse(reference)
     with Console(quiet=quiet, as_json=as_json) as console:
         request = Request(
             model=model,
-            base=named.base,
-            adapter=named.adapter,
+            base=reference.base,
+            adapter=reference.adapter,
             template_file=template_file,
             conversations=more_conversations(conversations, 0, 0, emit=console.emit),
             output=output,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from packager.artifacts import Quant
-from packager.commands import options
+from packager.commands import options, source_options
 from packager.errors import Usage
 from packager.formats.reference_name import ReferenceName
 
@@ -24,6 +23,7 @@ WORDS = ("13a", "zh", "char")
 @click.option("--reference", metavar="BASE[+ADAPTER]", help="Score this too, and compare; without it MODEL alone.")
 @click.option("--adapter", metavar="DIR", type=click.Path(path_type=Path), help="The adapter, apart from BASE.")
 @options.template
+@source_options.reference
 @options.reference_memory
 @click.option("--metrics", type=click.Choice(METRICS), default=METRICS[0], show_default=True, help="Which metrics.")
 @click.option("--tokenize", type=click.Choice(WORDS), help="How sacrebleu splits texts into words; 13a by default.")
@@ -43,7 +43,7 @@ def eval(  # noqa: A001  # the command's name
     data: Path,
     output: Path,
     quant: str | None,
-    reference: str | None,
+    reference: ReferenceName | None,
     adapter: Path | None,
     template_file: str | None,
     reference_memory_bytes: int | None,
@@ -72,6 +72,9 @@ def eval(  # noqa: A001  # the command's name
     from packager.evaluation.run import evaluate
     from packager.metrics.sacrebleu import Words
 
+    if reference is None and (adapter is not None or template_file is not None):
+        option = f"--adapter {adapter}" if adapter is not None else f"--template {template_file}"
+        raise Usage(f"{option} goes with a reference", hint="Add --reference BASE.")
     if tokenize is not None and metrics != "sacrebleu":
         raise Usage(f"--tokenize {tokenize} means nothing to {metrics}", hint="Add --metrics sacrebleu.")
     request = EvalRequest(
@@ -79,7 +82,7 @@ def eval(  # noqa: A001  # the command's name
         quant=Quant(quant) if quant is not None else None,
         data=data,
         output=output,
-        reference=_reference(reference, adapter, template_file),
+        reference=reference,
         template_file=template_file,
         reference_memory_bytes=reference_memory_bytes,
         metric=MetricName(metrics),
@@ -92,17 +95,3 @@ def eval(  # noqa: A001  # the command's name
     )
     with Console(quiet=quiet, as_json=as_json) as console:
         console.evaluation(evaluate(request, emit=console.emit), output)
-
-
-def _reference(text: str | None, adapter: Path | None, template_file: str | None) -> ReferenceName | None:
-    if text is None:
-        if adapter is not None or template_file is not None:
-            option = f"--adapter {adapter}" if adapter is not None else f"--template {template_file}"
-            raise Usage(f"{option} goes with a reference", hint="Add --reference BASE.")
-        return None
-    found = ReferenceName.parse(text)
-    if adapter is None:
-        return found
-    if found.adapter is not None:
-        raise Usage(f"--reference {text} and --adapter {adapter} name two adapters", hint="Leave one of them out.")
-    return replace(found, adapter=adapter)

@@ -7,22 +7,23 @@ from pathlib import Path
 import click
 
 from packager.artifacts import Dtype
-from packager.commands import options
+from packager.commands import options, source_options
 
 
 @click.command(short_help="Write the merged Hugging Face checkpoint.")
 @options.base
-@click.argument("adapter", type=click.Path(path_type=Path))
+@options.adapter
 @options.output
 @click.option(
     "--dtype", type=click.Choice([dtype.value for dtype in Dtype]), help="Element type; by default the base's."
 )
 @options.template
+@source_options.sources
 @options.as_json
 @options.quiet
 def merge(
     base: Path,
-    adapter: Path,
+    adapter: Path | None,
     output: Path,
     dtype: str | None,
     template_file: str | None,
@@ -36,8 +37,11 @@ def merge(
       packager merge ./Qwen2.5-0.5B-Instruct ./my-lora -o ./merged --dtype bfloat16
     """
     from packager.console import Console
+    from packager.errors import Usage
     from packager.single_stages import merge as run
 
+    if adapter is None:
+        raise Usage(f"{base}: there is no adapter to merge", hint="packager merge BASE ADAPTER -o DIR")
     with Console(quiet=quiet, as_json=as_json) as console:
         result = run(
             base, adapter, output, dtype=Dtype(dtype) if dtype else None, template_file=template_file, emit=console.emit

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from packager.commands import options
+from packager.commands import options, source_options
 
 
 @click.command(short_help="Write the Modelfile of a GGUF.")
@@ -17,6 +17,7 @@ from packager.commands import options
     "--gguf", metavar="FILE", type=click.Path(path_type=Path), help="The GGUF it is for; by default the one in DIR."
 )
 @options.template
+@source_options.sources
 @options.as_json
 @options.quiet
 def modelfile(

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from packager.artifacts import Quant
-from packager.commands import options
+from packager.commands import options, source_options
 
 
 @click.command(short_help="What a build would do, and every problem it would meet.")
@@ -17,6 +17,7 @@ from packager.commands import options
 @options.quants
 @options.name
 @options.template
+@source_options.sources
 @options.llama_cpp
 @options.replace
 @click.option("--no-register", is_flag=True, help="Do not register in Ollama.")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from packager.artifacts import Quant
-from packager.commands import options
+from packager.commands import options, source_options
 
 
 @click.command(short_help="Write the GGUF files of a checkpoint.")
@@ -16,6 +16,7 @@ from packager.commands import options
 @options.quants
 @options.name
 @options.template
+@source_options.checkpoint_source
 @options.llama_cpp
 @options.as_json
 @options.quiet

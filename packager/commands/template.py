@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from packager.commands import options
+from packager.commands import options, source_options
 
 ENGINES = ("llama.cpp", "ollama", "ollama-go", "vllm", "lmdeploy")
 TARGETS = ("ollama", "lmdeploy", "vllm")
@@ -49,6 +49,7 @@ def list_templates(as_json: bool) -> None:
 @options.model
 @options.adapter
 @options.template
+@source_options.subject
 @click.option(
     "--text",
     "text",
@@ -80,6 +81,7 @@ def show(model: str, adapter: Path | None, template_file: str | None, text: str 
 @options.model
 @options.adapter
 @options.template
+@source_options.subject
 @click.option(
     "--reference",
     metavar="BASE",
@@ -157,6 +159,7 @@ def check(
     help="Write for this engine only; repeatable. By default for every one.",
 )
 @options.template
+@source_options.sources
 @options.conversations
 @options.as_json
 @options.quiet

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from packager.commands import options
+from packager.commands import options, source_options
 
 
 @click.command(short_help="Compare a build folder with the reference.")
@@ -15,6 +15,7 @@ from packager.commands import options
 @options.adapter
 @click.option("--name", metavar="NAME", help="Also compare what Ollama serves under NAME:QUANT.")
 @options.template
+@source_options.sources
 @options.gates
 @options.data
 @options.reference_memory

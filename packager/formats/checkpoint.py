@@ -7,6 +7,7 @@ a file that disagrees with another one is an error here, not a warning.
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 from packager.artifacts import Checkpoint, Sampling, TensorEntry
@@ -111,9 +112,10 @@ def _check_folder(folder: Path) -> None:
                 f"{folder}: holds both config.json and adapter_config.json, so it is a base and an adapter at once",
                 hint="Move adapter_config.json and adapter_model.safetensors into a folder of their own.",
             )
+        recorded = read_object(folder / "adapter_config.json").text("base_model_name_or_path")
         raise InputInvalid(
             f"{folder}: an adapter (adapter_config.json), expected a base",
-            hint=f"Pass the base first: packager build BASE {folder}",
+            hint=f"Pass the base first: packager build {shlex.quote(recorded or 'BASE')} {folder}",
         )
     if SINGLE not in names and INDEX not in names:
         _refuse_without_weights(folder, names)

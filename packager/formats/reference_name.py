@@ -10,12 +10,18 @@ path on both sides. Nothing is read here but the names.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from packager.errors import InputInvalid
 
 _SEPARATOR = "+"
+
+
+def nowhere(text: str) -> bool:
+    """Say that nothing but paths names a model."""
+    return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,18 +32,26 @@ class ReferenceName:
     adapter: Path | None = None
 
     @classmethod
-    def parse(cls, text: str) -> ReferenceName:
+    def parse(cls, text: str, *, is_elsewhere: Callable[[str], bool] = nowhere) -> ReferenceName:
         """Read the word as it was typed.
+
+        Args:
+            text: The word.
+            is_elsewhere: Says of a text that is no path whether it names a model all the same, on a hub.
 
         Raises:
             InputInvalid: Neither the whole nor both sides of a plus exist; the message names the side that is missing.
         """
-        if text and Path(text).exists():
+
+        def known(side: str) -> bool:
+            return bool(side) and (Path(side).exists() or is_elsewhere(side))
+
+        if known(text):
             return cls(base=Path(text))
         pluses = [index for index, character in enumerate(text) if character == _SEPARATOR]
         for plus in reversed(pluses):
             base, adapter = text[:plus], text[plus + 1 :]
-            if base and adapter and Path(base).exists() and Path(adapter).exists():
+            if known(base) and known(adapter):
                 return cls(base=Path(base), adapter=Path(adapter))
         raise InputInvalid(_missing(text, pluses), hint="Give the base's folder, or both as BASE+ADAPTER.")
 

@@ -19,12 +19,11 @@ from pathlib import Path
 
 from packager.errors import InputInvalid
 from packager.formats.json_file import read_text
+from packager.formats.yaml_file import SUFFIXES, YAML_LIMIT_BYTES, read_yaml
 
-YAML_LIMIT_BYTES = 1 << 20
 XTUNER_CONFIG = "xtuner_config.py"
 LLAMAFACTORY_CONFIGS = ("training_args.yaml", "llamaboard_config.yaml")
 TITLES = {"llamafactory": "LLaMA-Factory", "xtuner": "XTuner"}
-_YAML = (".yaml", ".yml")
 _OF_LLAMAFACTORY = "model_name_or_path"  # beside `template`, tells its YAML from others
 _CHECKPOINT = re.compile(r"checkpoint-\d+", re.ASCII)
 _PROMPT_TEMPLATE = re.compile(r"(?:[A-Za-z_.]+\.)?PROMPT_TEMPLATE\.(\w+)", re.ASCII)
@@ -71,7 +70,7 @@ def read_trainer_config(folder: Path) -> TrainerTemplate | None:
 
 def is_trainer_config(path: Path) -> bool:
     """Say whether a file's name is that of a trainer's configuration, and not of a template."""
-    return path.suffix in _YAML or path.suffix == ".py"
+    return path.suffix in SUFFIXES or path.suffix == ".py"
 
 
 def read_trainer_file(path: Path) -> TrainerTemplate:
@@ -93,7 +92,7 @@ def _llamafactory_of(folder: Path) -> TrainerTemplate | None:
     if not folder.is_dir():
         return None
     others = [
-        path for path in sorted(folder.iterdir()) if path.suffix in _YAML and path.name not in LLAMAFACTORY_CONFIGS
+        path for path in sorted(folder.iterdir()) if path.suffix in SUFFIXES and path.name not in LLAMAFACTORY_CONFIGS
     ]
     named = [found for path in others if (found := _llamafactory_if_it_is_one(path)) is not None]
     for one in named[1:]:
@@ -105,13 +104,13 @@ def _llamafactory_of(folder: Path) -> TrainerTemplate | None:
 def _llamafactory_if_it_is_one(path: Path) -> TrainerTemplate | None:
     """Read a YAML file that may be anything: one that is not LLaMA-Factory's, or no YAML at all, is nothing to us."""
     try:
-        return _llamafactory(path) if _OF_LLAMAFACTORY in _read_yaml(path) else None
+        return _llamafactory(path) if _OF_LLAMAFACTORY in read_yaml(path) else None
     except InputInvalid:
         return None
 
 
 def _llamafactory(path: Path) -> TrainerTemplate | None:
-    values = _read_yaml(path)
+    values = read_yaml(path)
     if "top.template" in values:  # the web UI's form: its fields by their place on the page
         values = _board_values(path, values)
     name = values.get("template")
@@ -138,33 +137,6 @@ def _board_values(path: Path, values: Mapping[str, object]) -> dict[str, object]
     if not isinstance(more, dict):
         raise InputInvalid(f"{path}: train.extra_args is {str(extra)[:60]!r}, expected a JSON object", hint=_HINT)
     return {"template": values["top.template"], "enable_thinking": values.get("train.enable_thinking"), **more}
-
-
-def _read_yaml(path: Path) -> dict[str, object]:
-    """Give the top level of a YAML file: texts, booleans and nulls; every other value by its type's name.
-
-    The document is composed and not constructed: no tag makes an object, and merge keys, which can grow without end, stay
-    what they are.
-    """
-    text = read_text(path, limit_bytes=YAML_LIMIT_BYTES)
-    import yaml
-
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputInvalid(f"{path}: not YAML ({reason})", hint="Copy the file again; it is damaged.") from None
-    if not isinstance(root, yaml.MappingNode):
-        raise InputInvalid(f"{path}: not a YAML mapping", hint="Copy the file again; it is damaged.")
-    return {str(key.value): _plain(str(value.tag).rpartition(":")[2], value.value) for key, value in root.value}
-
-
-def _plain(tag: str, value: object) -> object:
-    if tag == "null":
-        return None
-    if tag == "bool":
-        return str(value).lower() in ("true", "yes", "on")
-    return value if tag == "str" else (tag, str(value)[:20])
 
 
 def _xtuner_of(folder: Path) -> TrainerTemplate | None:

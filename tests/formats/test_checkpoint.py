@@ -221,7 +221,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], type[PackagerError], str, str]]
     "pickle-bin": (_pickle(".bin"), UnsafeInput, "pytorch_model.bin is a pickle", "safe_serialization"),
     "pickle-pth": (_pickle(".pth"), UnsafeInput, "pytorch_model.pth is a pickle", "safe_serialization"),
     "gguf-only": (_gguf_only, InputInvalid, "only a GGUF", "converted from"),
-    "adapter-as-base": (_adapter, InputInvalid, "an adapter", "packager build BASE"),
+    "adapter-as-base": (_adapter, InputInvalid, "an adapter", "packager build someone/base"),
     "base-and-adapter": (_both, InputInvalid, "at once", "Move"),
     "shard-without-index": (_shard_without_index, InputInvalid, "model-00001-of-00002.safetensors but no", "index"),
     "two-layouts": (_file("model.safetensors.index.json", "{}"), InputInvalid, "holds both", "Remove"),
