@@ -117,7 +117,7 @@ def test_what_is_not_there_is_refused(
 
 def test_no_complete_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-4").mkdir()
-    with pytest.raises(InputInvalid, match="no adapter_config.json with weights"):
+    with pytest.raises(InputInvalid, match=r"no adapter_config\.json with weights"):
         choose_save(tmp_path, "newest", adapter=True)
 
 
