@@ -25,6 +25,7 @@ _EMBEDDINGS = (
     "embed_in.weight",
 )
 _NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state")
+_CHECKPOINT = re.compile(r"checkpoint-\d{1,12}", re.ASCII)
 _LICENSE = re.compile(r"licen[cs]e(\.(txt|md))?", re.IGNORECASE)
 
 
@@ -72,10 +73,14 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 def folder_name(folder: Path) -> str:
     """Give the name a folder is known by: its own, or the model's where it is a snapshot in a hub cache.
 
+    A checkpoint of a training run is also known by the run.
+
     Example:
-        `models--Qwen--Qwen3-0.6B/snapshots/c1899de` gives `Qwen3-0.6B`.
+        `models--Qwen--Qwen3-0.6B/snapshots/c1899de` gives `Qwen3-0.6B`, `packy/checkpoint-12` gives `packy-checkpoint-12`.
     """
     full = folder.absolute()
+    if _CHECKPOINT.fullmatch(full.name) and full.parent.name:
+        return f"{full.parent.name}-{full.name}"
     if full.parent.name == "snapshots" and full.parent.parent.name.startswith("models--"):
         return full.parent.parent.name.rsplit("--", 1)[-1]
     return full.name or full.resolve().name

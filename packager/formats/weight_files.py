@@ -34,7 +34,7 @@ def read_weights(folder: Path) -> tuple[TensorEntry, ...]:
             f"{folder}: holds both {SINGLE} and {INDEX}; engines disagree on which one counts",
             hint="Remove the one that is out of date.",
         )
-    tensors = _read_shards(folder, index) if index.exists() or index.is_symlink() else read_header(single)
+    tensors = read_shards(folder, index) if index.exists() or index.is_symlink() else read_header(single)
     if not tensors:
         raise InputInvalid(f"{folder}: the weights hold no tensor", hint="Download the model again.")
     return tuple(sorted(tensors, key=lambda entry: entry.name))
@@ -61,7 +61,13 @@ def main_dtype(folder: Path, tensors: tuple[TensorEntry, ...]) -> Dtype:
     return _DTYPES[sizes.most_common(1)[0][0]]
 
 
-def _read_shards(folder: Path, index: Path) -> tuple[TensorEntry, ...]:
+def read_shards(folder: Path, index: Path) -> tuple[TensorEntry, ...]:
+    """Give every tensor that an index places in the shards of a folder, which hold these and no others.
+
+    Raises:
+        InputInvalid: As for `read_weights`.
+        UnsafeInput: The index places a tensor outside the folder.
+    """
     values = parse_object(read_text(index), path=index, unique_keys=True)
     weight_map = JsonObject(path=index, values=values).child("weight_map")
     if weight_map is None or not weight_map.values:

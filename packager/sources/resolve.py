@@ -17,6 +17,7 @@ from packager.events import Emit, Noted, silent
 from packager.formats.yaml_file import SUFFIXES
 from packager.sources import hub
 from packager.sources.llamafactory import LlamaFactoryModel, NamedPlace, is_llamafactory_file, read_llamafactory
+from packager.sources.shards import usual_layout
 from packager.sources.trainer_output import choose_save
 
 STAGE = "sources"
@@ -95,7 +96,7 @@ def _folder(path: Path, typed: Typed, *, adapter: bool, last: bool, emit: Emit) 
     save = choose_save(path, typed.checkpoint if last else None, adapter=adapter)
     if save.note:
         emit(Noted(stage=STAGE, text=save.note))
-    return save.folder
+    return save.folder if adapter else usual_layout(save.folder)
 
 
 def _place(model: LlamaFactoryModel, place: NamedPlace) -> Path:

@@ -1,0 +1,64 @@
+"""A folder in the cache that looks like a user's with something added: its files are links, and the user's stay."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from filelock import FileLock
+
+from packager.durable import disk_errors
+from packager.user_cache import cache_folder
+
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".index.json")
+
+
+def made_once(kind: str, key: str, name: str, make: Callable[[Path], None]) -> Path:
+    """Give a folder of the cache, made by `make` where it is not there yet; complete or not at all.
+
+    Args:
+        kind: The folder's group in the cache.
+        key: Everything it depends on, as a sha256.
+        name: What the folder is called, which is what a model is known by.
+        make: Fills an empty folder.
+
+    Raises:
+        NoSpace: The disk of the cache is full.
+    """
+    place = cache_folder() / kind / key
+    with disk_errors(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{place}.lock"):
+            if not (place / name).is_dir():
+                shutil.rmtree(place, ignore_errors=True)
+                with tempfile.TemporaryDirectory(dir=place.parent, prefix=f"{key[:16]}-") as staging:
+                    made = Path(staging) / key / name
+                    made.mkdir(parents=True)
+                    make(made)
+                    made.parent.replace(place)
+    return place / name
+
+
+def link_small_files(folder: Path, into: Path) -> None:
+    """Link everything in a folder that holds no weights: configurations, tokenizer, templates, card, licence."""
+    for path in sorted(folder.iterdir()):
+        if (
+            not path.name.startswith(".")
+            and not path.name.endswith(WEIGHTS)
+            and not path.name.startswith("checkpoint-")
+        ):
+            (into / path.name).symlink_to(path.absolute())
+
+
+def fingerprint(paths: Iterable[Path], *more: str) -> str:
+    """Give a sha256 of where files are, their sizes and when they were last changed, and of further texts."""
+    facts = []
+    for path in paths:
+        with disk_errors(path):
+            status = path.stat()
+        facts.append([str(path.absolute()), status.st_size, status.st_mtime_ns])
+    return hashlib.sha256(json.dumps([facts, more]).encode()).hexdigest()
