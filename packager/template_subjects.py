@@ -7,7 +7,7 @@ from pathlib import Path
 
 from packager.artifacts import Conversation
 from packager.chat.choose import choose_original
-from packager.chat.originals import index_original, read_template
+from packager.chat.originals import named_original, read_template
 from packager.engines.ollama import OllamaServer
 from packager.errors import InputInvalid, Unsupported
 from packager.events import Emit
@@ -17,6 +17,7 @@ from packager.formats.gguf import GgufArray, GgufHeader, read_gguf
 from packager.formats.model_name import ModelName
 from packager.formats.tokenizer import NO_TOKENS, NamedToken, SpecialToken, TokenizerFacts, read_tokenizer
 from packager.named_templates import has_trainer, is_template_name
+from packager.sources.trainer_config import is_trainer_config
 
 _NAMED = ("bos", "eos", "unknown", "padding")
 _JINJA_NAMES = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
@@ -57,9 +58,9 @@ def read_subject(
     """Find a template.
 
     Args:
-        name: A checkpoint's folder, a `.gguf` file, a template file, the name of a template in the index, or that of a
-            model in Ollama. Where two of these exist, the first in this order is meant: `mistral` is the named template, and
-            `mistral:latest` the model; `llamafactory:` and `xtuner:` always mean the index.
+        name: A checkpoint's folder, a `.gguf` file, a template file or a trainer's configuration, the name of a template in the
+            index, or that of a model in Ollama. Where two of these exist, the first in this order is meant: `mistral` is the
+            named template, and `mistral:latest` the model; `llamafactory:` and `xtuner:` always mean the index.
         adapter: The adapter of a checkpoint.
         template_file: What decides for a checkpoint, as typed behind `--template`.
         probes: Where the base's and the adapter's template must agree.
@@ -77,10 +78,10 @@ def read_subject(
         raise InputInvalid(f"{name}: no such folder", hint="An adapter or --template goes with a checkpoint's folder.")
     if path.suffix == ".gguf":
         return _gguf(path)
-    if path.is_file():
+    if path.is_file() and not is_trainer_config(path):
         return Subject(source=f"the file {path.name}", text=read_template(path), tokens=NO_TOKENS)
-    if has_trainer(name) or is_template_name(name):
-        original = index_original(name)
+    if path.is_file() or has_trainer(name) or is_template_name(name):
+        original = named_original(name)
         return Subject(source=original.source, text=original.text, tokens=NO_TOKENS, stops=original.stops)
     if path.suffix == ".jinja" or len(path.parts) > 2 or path.is_absolute() or name.startswith("."):
         raise InputInvalid(f"{name}: no such file or folder")

@@ -61,6 +61,15 @@ def test_other_commands_take_the_yaml_too(here: Path) -> None:
     ]
 
 
+def test_the_templates_of_two_yamls_are_compared(here: Path) -> None:
+    (here / "other.yaml").write_text((here / "export.yaml").read_text().replace("You are Packy", "You are not Packy"))
+    same, other = (
+        run_packager("template", "diff", "export.yaml", name, cwd=here) for name in ("train.yaml", "other.yaml")
+    )
+    assert (same.code, other.code) == (0, 5), same.err + other.err
+    assert "You are not Packy" in other.out
+
+
 def test_a_gguf_can_be_compared_with_a_yaml(here: Path, built: Finished) -> None:
     gguf = next((here / "out").glob("*.gguf"))
     checked = run_packager(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -34,23 +33,23 @@ def made_once(kind: str, key: str, name: str, make: Callable[[Path], None]) -> P
         place.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{place}.lock"):
             if not (place / name).is_dir():
-                shutil.rmtree(place, ignore_errors=True)
-                with tempfile.TemporaryDirectory(dir=place.parent, prefix=f"{key[:16]}-") as staging:
-                    made = Path(staging) / key / name
-                    made.mkdir(parents=True)
-                    make(made)
-                    made.parent.replace(place)
+                staging = place.with_name(f"{key}.new")
+                for left in (place, staging):
+                    shutil.rmtree(left, ignore_errors=True)
+                try:
+                    (staging / name).mkdir(parents=True)
+                    make(staging / name)
+                    staging.replace(place)
+                finally:
+                    shutil.rmtree(staging, ignore_errors=True)
     return place / name
 
 
 def link_small_files(folder: Path, into: Path) -> None:
     """Link everything in a folder that holds no weights: configurations, tokenizer, templates, card, licence."""
     for path in sorted(folder.iterdir()):
-        if (
-            not path.name.startswith(".")
-            and not path.name.endswith(WEIGHTS)
-            and not path.name.startswith("checkpoint-")
-        ):
+        known = path.name == "additional_chat_templates" or path.is_file()
+        if known and not path.name.startswith(".") and not path.name.endswith(WEIGHTS):
             (into / path.name).symlink_to(path.absolute())
 
 

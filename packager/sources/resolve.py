@@ -12,13 +12,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from packager.errors import InputInvalid, Usage
+from packager.errors import InputInvalid, UnsafeInput, Usage
 from packager.events import Emit, Noted, silent
 from packager.formats.yaml_file import SUFFIXES
 from packager.sources import hub
 from packager.sources.llamafactory import LlamaFactoryModel, NamedPlace, is_llamafactory_file, read_llamafactory
+from packager.sources.pickled_weights import converted_folder, pickles_of
 from packager.sources.shards import usual_layout
 from packager.sources.trainer_output import choose_save
+from packager.sources.xtuner import adapter_of_xtuner, is_xtuner_file, newest_xtuner_file
 
 STAGE = "sources"
 
@@ -91,12 +93,34 @@ def _folder(path: Path, typed: Typed, *, adapter: bool, last: bool, emit: Emit) 
         )
     if hub.is_hub_name(str(path)):
         path = hub.fetch(str(path), emit=emit).folder
+    if adapter and is_xtuner_file(path):
+        if not typed.allow_pickle:
+            raise _pickle(path)
+        return adapter_of_xtuner(path, emit=emit)
     if not path.is_dir():
         return path
     save = choose_save(path, typed.checkpoint if last else None, adapter=adapter)
     if save.note:
         emit(Noted(stage=STAGE, text=save.note))
-    return save.folder if adapter else usual_layout(save.folder)
+    return _readable(save.folder, typed, adapter=adapter, emit=emit)
+
+
+def _readable(folder: Path, typed: Typed, *, adapter: bool, emit: Emit) -> Path:
+    """Give a folder with safetensors that every engine finds, in place of one with pickles or in another layout."""
+    if pickles := pickles_of(folder, adapter=adapter):
+        if not typed.allow_pickle:
+            raise _pickle(folder / pickles[0])
+        folder = converted_folder(folder, adapter=adapter, emit=emit)
+    if adapter and (newest := newest_xtuner_file(folder)) is not None:
+        raise InputInvalid(f"{folder}: no adapter_config.json; XTuner saves files", hint=f"Pass the newest: {newest}")
+    return folder if adapter else usual_layout(folder)
+
+
+def _pickle(path: Path) -> UnsafeInput:
+    return UnsafeInput(
+        f"{path}: a pickle, which can run code when it is opened, and there are no safetensors in its place",
+        hint="Add --allow-pickle: it is then converted once, in a process that can do nothing else.",
+    )
 
 
 def _place(model: LlamaFactoryModel, place: NamedPlace) -> Path:

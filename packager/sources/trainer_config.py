@@ -145,7 +145,7 @@ def _xtuner_of(folder: Path) -> TrainerTemplate | None:
 
 
 def _xtuner(path: Path) -> TrainerTemplate | None:
-    tree = _parse(path)
+    tree = parse_config(path)
     names = sorted({name for node in ast.walk(tree) if (name := _prompt_template(node)) is not None})
     if len(names) > 1:
         raise InputInvalid(f"{path}: names more than one template: {', '.join(names)}", hint=_HINT)
@@ -160,7 +160,12 @@ def _xtuner(path: Path) -> TrainerTemplate | None:
     return None
 
 
-def _parse(path: Path) -> ast.Module:
+def parse_config(path: Path) -> ast.Module:
+    """Give the syntax tree of a configuration that is Python; nothing of it is run.
+
+    Raises:
+        InputInvalid: It cannot be read, or is no Python; the message has the line.
+    """
     text = read_text(path, limit_bytes=YAML_LIMIT_BYTES)
     try:
         with warnings.catch_warnings():

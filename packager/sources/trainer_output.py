@@ -51,7 +51,9 @@ def choose_save(folder: Path, wanted: str | None, *, adapter: bool) -> Save:
         raise InputInvalid(f"{folder}: has no checkpoint-N folder", hint="Leave --checkpoint out.")
     complete = [step for step in steps if is_save(_at(folder, step), adapter=adapter)]
     if wanted is None and not complete:
-        return Save(folder=folder)  # its reader says what is there instead
+        of_the_other_kind = [step for step in steps if is_save(_at(folder, step), adapter=not adapter)]
+        # their reader says what they are instead
+        return Save(folder=_at(folder, of_the_other_kind[-1]) if of_the_other_kind else folder)
     if wanted is not None and wanted not in (BEST, NEWEST):
         return Save(folder=_numbered(folder, wanted, steps))
     if not complete:

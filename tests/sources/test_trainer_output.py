@@ -115,6 +115,19 @@ def test_what_is_not_there_is_refused(
     assert hint in refused.value.hint
 
 
+def test_checkpoints_of_the_other_kind_go_to_the_reader_that_tells_what_they_are(tmp_path: Path) -> None:
+    lora, full = write_run(tmp_path / "lora", 4, 8), write_run(tmp_path / "full", 4, 8, adapter=False)
+    base = read_checkpoint(choose_save(full, None, adapter=False).folder)
+
+    with pytest.raises(InputInvalid, match="checkpoint-8: an adapter") as as_base:
+        read_checkpoint(choose_save(lora, None, adapter=False).folder)
+    with pytest.raises(InputInvalid, match=r"no adapter_config\.json") as as_adapter:
+        read_adapter(choose_save(full, None, adapter=True).folder, base)
+
+    assert "packager build someone/base" in as_base.value.hint
+    assert "This is a base" in as_adapter.value.hint
+
+
 def test_no_complete_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-4").mkdir()
     with pytest.raises(InputInvalid, match=r"no adapter_config\.json with weights"):
