@@ -129,17 +129,19 @@ def _read(arguments: Arguments, base: str) -> None:
 
 
 def _give_adapters(arguments: Arguments, base: str, found: Sources) -> None:
+    """Give a command the adapters that it has arguments for, in order; one that it has none for is refused by name."""
+    rest = list(found.adapters)
     if "adapter" in arguments:
-        arguments["adapter"] = found.adapters[0] if found.adapters else None
-    elif found.adapters:
-        raise Usage(
-            f"{found.adapters[0]} is an adapter, and this command takes a whole model",
-            hint=f"packager build {found.base} {found.adapters[0]} -o DIR",
-        )
+        arguments["adapter"] = rest.pop(0) if rest else None
     if "more_adapters" in arguments:
-        arguments["more_adapters"] = found.adapters[1:]
-    elif len(found.adapters) > 1:
+        arguments["more_adapters"], rest = tuple(rest), []
+    if rest and "adapter" in arguments:
         raise Unsupported(
-            f"{found.adapters[1]}: a second adapter, after {found.adapters[0]}",
+            f"{rest[0]}: a second adapter, after {found.adapters[0]}, and this command takes one",
             hint="Merge the first one: packager merge BASE ADAPTER -o DIR, and pass DIR as BASE.",
+        )
+    if rest:
+        raise Usage(
+            f"{rest[0]} is an adapter, and this command takes a whole model",
+            hint=f"packager build {arguments[base]} {rest[0]} -o DIR",
         )

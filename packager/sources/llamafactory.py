@@ -14,12 +14,14 @@ Source: LLaMA-Factory 0.9.5, `model/adapter.py` (`_setup_lora_tuning`), `hparams
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from packager.errors import InputInvalid, Unsupported
 from packager.formats.yaml_file import SUFFIXES, read_yaml
+from packager.sources.llamafactory_data import training_files
 
 _BASE, _ADAPTERS, _OUTPUT = "model_name_or_path", "adapter_name_or_path", "output_dir"
 _WITH_ADAPTER = ("lora", "oft")
@@ -79,7 +81,6 @@ def read_llamafactory(path: Path) -> LlamaFactoryModel:
             hint="Pass the yaml of the sft, dpo, kto or ppo stage.",
         )
     base, adapters = _result(path, values)
-    bits = values.get("quantization_bit")
     return LlamaFactoryModel(
         file=path,
         base=base,
@@ -87,7 +88,7 @@ def read_llamafactory(path: Path) -> LlamaFactoryModel:
         names_template=_text(path, values, "template") is not None,
         hub="ms:" if os.environ.get("USE_MODELSCOPE_HUB", "0").lower() in ("true", "y", "1") else "",
         revision=_text(path, values, "model_revision"),
-        notes=() if bits is None or not adapters else (_quantized_note(path, bits),),
+        notes=_notes(path, values, adapters),
     )
 
 
@@ -153,6 +154,12 @@ def _literal(path: Path, key: str, text: str) -> str:
     return text
 
 
-def _quantized_note(path: Path, bits: object) -> str:
-    shown = bits[1] if isinstance(bits, tuple) else bits
-    return f"{path.name}: trained on the base in {shown} bits; the update is added to the base as it is"
+def _notes(path: Path, values: Mapping[str, object], adapters: tuple[NamedPlace, ...]) -> tuple[str, ...]:
+    bits = values.get("quantization_bit")
+    notes = [
+        f"{file}: trained with it; --data {shlex.quote(str(file))} compares along it" for file in training_files(values)
+    ]
+    if bits is not None and adapters:
+        shown = bits[1] if isinstance(bits, tuple) else bits
+        notes.append(f"{path.name}: trained on the base in {shown} bits; the update is added to the base as it is")
+    return tuple(notes)

@@ -96,6 +96,18 @@ def test_a_command_that_knows_one_adapter_refuses_a_second_by_name(here: Path, b
         run(build, "both.yaml")
 
 
+def test_a_command_that_knows_further_adapters_only_gets_all_of_them(here: Path, got: Got) -> None:
+    @click.command()
+    @click.argument("source", type=click.Path(path_type=Path))
+    @click.option("--adapter", "more_adapters", multiple=True, type=click.Path(path_type=Path))
+    @source_options.checkpoint_source
+    def command(**arguments: object) -> None:
+        got.update(arguments)
+
+    run(command, "both.yaml")
+    assert (got["source"], got["more_adapters"]) == (Path("base"), (Path("one"), Path("two")))
+
+
 def test_a_command_of_whole_models_refuses_an_adapter(here: Path) -> None:
     @click.command()
     @click.argument("source", type=click.Path(path_type=Path))
