@@ -28,12 +28,12 @@ def made_once(kind: str, key: str, name: str, make: Callable[[Path], None]) -> P
     Raises:
         NoSpace: The disk of the cache is full.
     """
-    place = cache_folder() / kind / key
+    place = cache_folder() / kind / hashlib.sha256(f"{key}/{name}".encode()).hexdigest()
     with disk_errors(place):
         place.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{place}.lock"):
             if not (place / name).is_dir():
-                staging = place.with_name(f"{key}.new")
+                staging = place.with_name(f"{place.name}.new")
                 for left in (place, staging):
                     shutil.rmtree(left, ignore_errors=True)
                 try:

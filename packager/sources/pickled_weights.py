@@ -67,6 +67,7 @@ def converted_folder(folder: Path, *, adapter: bool, emit: Emit) -> Path:
         link_small_files(folder, staging)
         left_out: list[str] = []
         for name in names:
+            emit(Noted(stage=STAGE, text=f"{folder / name}: is converted to safetensors, once"))
             left_out += convert_pickle(folder / name, staging / _safe_name(name), tied=tied, emit=emit)
         if (folder / _INDEX).is_file() and not adapter:
             (staging / "model.safetensors.index.json").write_text(_index(folder, left_out), encoding="utf-8")

@@ -78,7 +78,10 @@ def resolve(typed: Typed, *, emit: Emit = silent) -> Sources:
         for note in (_summary(model, base, adapters), *model.notes):
             emit(Noted(stage=STAGE, text=note))
     base = _folder(base, typed, adapter=False, last=not adapters, emit=emit)
-    found = [_folder(each, typed, adapter=True, last=each == adapters[-1], emit=emit) for each in adapters]
+    found = [
+        _folder(each, typed, adapter=True, last=number == len(adapters), emit=emit)
+        for number, each in enumerate(adapters, start=1)
+    ]
     return Sources(base=base, adapters=tuple(found), template=template)
 
 
@@ -93,7 +96,12 @@ def _folder(path: Path, typed: Typed, *, adapter: bool, last: bool, emit: Emit) 
         )
     if hub.is_hub_name(str(path)):
         path = hub.fetch(str(path), emit=emit).folder
-    if adapter and is_xtuner_file(path):
+    if is_xtuner_file(path):
+        if not adapter:
+            raise InputInvalid(
+                f"{path}: a .pth, which XTuner saves an adapter in, expected a base",
+                hint=f"Pass the base first: packager build BASE {path} --allow-pickle",
+            )
         if not typed.allow_pickle:
             raise _pickle(path)
         return adapter_of_xtuner(path, emit=emit)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from packager.durable import sha256_file
 from packager.errors import InputInvalid, Unsupported
-from packager.events import Emit
+from packager.events import Emit, Noted
 from packager.formats.checkpoint import list_names
 from packager.formats.json_file import read_text
 from packager.formats.safetensors import read_header
@@ -67,6 +67,7 @@ def adapter_of_xtuner(path: Path, *, emit: Emit) -> Path:
 
     def make(staging: Path) -> None:
         weights = staging / "adapter_model.safetensors"
+        emit(Noted(stage=STAGE, text=f"{path}: is converted to safetensors, once, with {config.name}"))
         convert_pickle(path, weights, strip=_IN_FRONT, peft=True, emit=emit)
         made = {**settings, **_shape_of(path, weights), "peft_type": "LORA", "task_type": "CAUSAL_LM"}
         (staging / "adapter_config.json").write_text(json.dumps(made, indent=2, sort_keys=True), encoding="utf-8")
