@@ -120,7 +120,9 @@ def _readable(folder: Path, typed: Typed, *, adapter: bool, emit: Emit) -> Path:
             raise _pickle(folder / pickles[0])
         folder = converted_folder(folder, adapter=adapter, emit=emit)
     if adapter and (newest := newest_xtuner_file(folder)) is not None:
-        raise InputInvalid(f"{folder}: no adapter_config.json; XTuner saves files", hint=f"Pass the newest: {newest}")
+        raise InputInvalid(
+            f"{folder}: no adapter_config.json; XTuner saves files", hint=f"Pass the newest: {newest} --allow-pickle"
+        )
     return folder if adapter else usual_layout(folder)
 
 

@@ -100,7 +100,7 @@ def test_a_folder_of_xtuners_names_its_newest_save(tiny: Callable[[str], Path], 
     shutil.copy(work / "iter_2.pth", work / "iter_10.pth")
     with pytest.raises(InputInvalid, match=r"no adapter_config\.json") as refused:
         resolve(Typed(base=tiny("qwen2.5"), adapters=(work,)))
-    assert refused.value.hint == f"Pass the newest: {work / 'iter_10.pth'}"
+    assert refused.value.hint == f"Pass the newest: {work / 'iter_10.pth'} --allow-pickle"
 
 
 # --- the configuration --------------------------------------------------------------------------------------------------
