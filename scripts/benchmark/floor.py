@@ -27,6 +27,7 @@ from scripts.benchmark.conversions import FloorCost, Work
 
 _POOL_ELEMENTS = 1 << 24
 _BLOCK_ELEMENTS = 1 << 18
+WARM_UP_COLUMNS = 256
 
 
 def run_floor(work: tuple[Work, ...], threads: int) -> FloorCost:
@@ -35,17 +36,18 @@ def run_floor(work: tuple[Work, ...], threads: int) -> FloorCost:
     pool = torch.randn(_POOL_ELEMENTS, generator=torch.Generator().manual_seed(0)).mul_(0.02)
     library = llama_library()
     local = threading.local()
+    largest_bytes = 2 * max([_BLOCK_ELEMENTS, *(part.columns for part in work)])
 
     def convert(block: tuple[int, int, int, tuple[int, ...]]) -> None:
         start, rows, columns, kinds = block
         if not hasattr(local, "out"):
-            local.out = torch.empty(4 * _BLOCK_ELEMENTS + _POOL_ELEMENTS // 16, dtype=torch.uint8)
+            local.out = torch.empty(largest_bytes, dtype=torch.uint8)
         source = pool[start : start + rows * columns].view(rows, columns)
         for kind in kinds:
             convert_block(library, source, kind, local.out)
 
     with ThreadPoolExecutor(max_workers=threads) as executor:
-        for _ in executor.map(convert, [(0, 1, 256, (int(GgmlType.Q4_K),))] * threads):
+        for _ in executor.map(convert, [(0, 1, WARM_UP_COLUMNS, (int(GgmlType.Q4_K),))] * threads):
             pass  # the tables of the kernels are made on their first call
         start, start_cpu = time.perf_counter(), time.process_time()
         for _ in executor.map(convert, _blocks(work)):

@@ -21,7 +21,7 @@ import matplotlib as mpl  # type: ignore[import-not-found,unused-ignore]
 
 mpl.use("svg")
 mpl.rcParams["svg.hashsalt"] = "bench"  # the same JSON gives the same file
-mpl.rcParams["font.size"] = 9
+mpl.rcParams |= {"font.size": 9, "svg.fonttype": "none", "font.family": ["DejaVu Sans", "sans-serif"]}
 import matplotlib.pyplot as plt  # type: ignore[import-not-found,unused-ignore]  # noqa: E402  # after the backend
 
 SIDES = {
@@ -57,14 +57,14 @@ def draw(results: list[dict[str, Any]], digest: str, output: Path) -> None:
                 memory.plot(xs, ys, **style)
     sizes = [result["parameters"] / 1e9 for result in results]
     for axes, title in ((time, "seconds"), (memory, "peak memory of all processes, GB")):
-        axes.set(title=title, xscale="log", yscale="log", xlabel="billions of parameters")
+        axes.set(title=title, xscale="log", yscale="log", xlabel="parameters")
         axes.set_xticks(sizes, [result["size"] for result in results])
         axes.minorticks_off()
         axes.yaxis.set_major_locator(mpl.ticker.LogLocator(base=10, subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
         axes.grid(color="#e4e4e4", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-    time.legend(frameon=False)
+    figure.legend(*time.get_legend_handles_labels(), loc="outside lower center", ncols=len(SIDES), frameon=False)
     figure.savefig(output, format="svg", metadata={"Date": None, "Description": f"sha256:{digest}"})
 
 

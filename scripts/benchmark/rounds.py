@@ -80,8 +80,10 @@ def measure_size(asked: Asked) -> SizeResult:
             llamafactory=asked.llamafactory,
         )
         plan = predicted(subject, folder / "planned")
-        rounds = tuple(_round(asked, subject, folder, number) for number in range(1, asked.runs + 1))
-        resumed = _resumed(asked.kill_at, subject, folder, plan["output_bytes"]) if asked.kill_at is not None else None
+        measured = [_round(asked, subject, folder, number) for number in range(1, asked.runs + 1)]
+        resumed = None
+        if asked.kill_at is not None:
+            resumed = _resumed(asked.kill_at, subject, folder, plan["output_bytes"], digests=measured[-1][1])
     return SizeResult(
         size=asked.shape.name,
         published=asked.shape.published,
@@ -90,12 +92,13 @@ def measure_size(asked: Asked) -> SizeResult:
         date=today(),
         machine=this_machine(),
         prediction=Prediction(peak_disk_bytes=plan["peak_disk_bytes"], peak_memory_bytes=plan["peak_memory_bytes"]),
-        rounds=rounds,
+        rounds=tuple(one for one, _ in measured),
         resumed=resumed,
     )
 
 
-def _round(asked: Asked, subject: Subject, folder: Path, number: int) -> Round:
+def _round(asked: Asked, subject: Subject, folder: Path, number: int) -> tuple[Round, list[str]]:
+    """Run every side once; give what they took, and the digests of packager's files."""
     chain = llamafactory = None
     if asked.chain:
         with emptied(folder / "chain") as work:
@@ -104,11 +107,12 @@ def _round(asked: Asked, subject: Subject, folder: Path, number: int) -> Round:
         with emptied(folder / "llamafactory") as work:
             llamafactory = _shown(f"run {number}  LLaMA-Factory", run_llamafactory(subject, work / "out"))
     with emptied(folder / "packager") as work:
-        packager = _shown(f"run {number}  packager     ", run_packager(subject, work / "out").cost)
+        build = run_packager(subject, work / "out")
+        packager = _shown(f"run {number}  packager     ", build.cost)
         wanted = work_of(sorted((work / "out").glob("*.gguf")))
     floor = _floor(wanted)
     print(f"run {number}  kernels alone  {floor.seconds:7.1f} s  {floor.cpu_seconds:7.1f} s of processor", flush=True)
-    return Round(chain=chain, llamafactory=llamafactory, packager=packager, floor=floor)
+    return Round(chain=chain, llamafactory=llamafactory, packager=packager, floor=floor), _digests(build)
 
 
 def _floor(work: tuple[Work, ...]) -> FloorCost:
@@ -119,10 +123,8 @@ def _floor(work: tuple[Work, ...]) -> FloorCost:
     return decode(FloorCost, json.loads(done.stdout))
 
 
-def _resumed(kill_at: float, subject: Subject, folder: Path, expected_bytes: int) -> Resumed:
-    """Build once to the end and once with a kill on the way; what the second then writes is what the kill cost."""
-    with emptied(folder / "whole") as work:
-        whole = _digests(run_packager(subject, work / "out"))
+def _resumed(kill_at: float, subject: Subject, folder: Path, expected_bytes: int, *, digests: list[str]) -> Resumed:
+    """Kill a build on the way and run it again; `digests` are those of a build that was not killed."""
     with emptied(folder / "killed") as work:
         first = run_packager(subject, work / "out", kill_at_bytes=int(kill_at * expected_bytes))
         if not first.killed:
@@ -137,7 +139,7 @@ def _resumed(kill_at: float, subject: Subject, folder: Path, expected_bytes: int
             after_bytes=second.cost.written_bytes,
             output_bytes=sum(file.stat().st_size for file in files),
             after_seconds=second.cost.seconds,
-            equal=_digests(second) == whole,
+            equal=_digests(second) == digests,
         )
     print(
         f"killed at {kill_at:.0%}: {first.cost.seconds:.1f} s, then {resumed.after_seconds:.1f} s; "

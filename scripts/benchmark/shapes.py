@@ -98,8 +98,8 @@ class Shape:
 
 _SHAPES = (
     Shape(
-        name="tiny", published="none (for trying the bench)", architecture="qwen2", hidden=256, inner=512, layers=2,
-        heads=4, heads_kv=2, vocabulary=151936, tied=True, template="qwen",
+        name="tiny", published="no model, for trying the bench", architecture="llama", hidden=256, inner=512, layers=2,
+        heads=4, heads_kv=2, vocabulary=49152, tied=True, template="smollm2",
     ),
     Shape(
         name="135M", published="SmolLM2-135M", architecture="llama", hidden=576, inner=1536, layers=30,
