@@ -3,6 +3,8 @@
 Time of the processor, bytes and the largest process come from the kernel's own books, which hold every child that was
 waited for, short ones too. Only what has no such book is sampled: the memory of all processes together, and the disk.
 
+The process that measures has to be small itself: the kernel takes what a parent held when it forked for a peak of its child.
+
 Source:
     proc(5), `/proc/PID/io`: `rchar` and `wchar` count what calls read and wrote, from the page cache too; `read_bytes` what
     came from the disk, memory maps included. A memory map that the page cache serves is in neither.

@@ -161,6 +161,14 @@ def test_rendering_without_uv_says_what_to_run() -> None:
     assert done.stderr == "error: uv is not on PATH\nhint: Run scripts/bench --render, which finds it.\n"
 
 
+def test_the_bench_itself_is_small() -> None:
+    """A child's peak is at least its parent's: with torch in the bench, every side would have a GB."""
+    code = "import scripts.benchmark.main; print(open('/proc/self/status').read())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    (peak,) = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("VmHWM:")]
+    assert int(peak) < 100_000  # kB
+
+
 def test_above_3b_the_other_sides_are_run_only_by_name() -> None:
     from scripts.benchmark.main import _runs_here
 
