@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from scripts.benchmark.growth import fit_exponent, fit_line
+from scripts.benchmark.growth import Line, fit_exponent, fit_line
 from scripts.benchmark.process_tree import Cost
 from scripts.benchmark.results import Machine, Round, SizeResult
 
@@ -125,10 +125,14 @@ def _growth(results: tuple[SizeResult, ...]) -> str:
     figures = {title: _costs(side) for title, side in SIDES.items()}
     figures["kernels alone, from memory"] = (lambda run: run.floor.seconds, lambda run: None)
     for title, (seconds, memory) in figures.items():
-        time_exponent, time_line = _fits(results, seconds, "{:.1f} s + {:.1f} s per billion", 1.0)
-        memory_exponent, memory_line = _fits(results, memory, "{:.2f} GB + {:.2f} GB per billion", GB)
+        time_exponent, time_line = _fits(results, seconds, "{:.1f} s {:+.1f} s per billion", 1.0)
+        memory_exponent, memory_line = _fits(results, memory, "{:.2f} GB {:+.2f} GB per billion", GB)
         rows.append((title, time_exponent, time_line, memory_exponent, memory_line))
-    note = "An exponent of 1 is linear growth, 0 is none; memory is that of all processes together."
+    ours, floor = (_line_of(results, figures[title][0]) for title in ("packager", "kernels alone, from memory"))
+    note = (
+        "An exponent of 1 is linear growth, 0 is none; memory is that of all processes together. For every further billion "
+        f"parameters packager takes {ours.slope / floor.slope:.2f} times as long as the kernels alone."
+    )
     return "\n".join(["### Growth", "", *_table(rows), "", note])
 
 
@@ -147,12 +151,23 @@ def _costs(side: Callable[[Round], Cost | None]) -> tuple[Callable[[Round], floa
 def _fits(
     results: tuple[SizeResult, ...], figure: Callable[[Round], float | None], words: str, unit: float
 ) -> tuple[str, str]:
-    points = [(result.parameters / GB, value) for result in results if (value := result.median(figure)) is not None]
-    if len(points) < 2:
+    xs, ys = _points(results, figure)
+    if len(xs) < 2:
         return "", ""
-    xs, ys = [x for x, _ in points], [y / unit for _, y in points]
     line = fit_line(xs, ys)
-    return f"{fit_exponent(xs, ys):.2f}", words.format(line.fixed, line.slope)
+    return f"{fit_exponent(xs, ys):.2f}", words.format(line.fixed / unit, line.slope / unit)
+
+
+def _line_of(results: tuple[SizeResult, ...], figure: Callable[[Round], float | None]) -> Line:
+    return fit_line(*_points(results, figure))
+
+
+def _points(
+    results: tuple[SizeResult, ...], figure: Callable[[Round], float | None]
+) -> tuple[list[float], list[float]]:
+    """Give billions of parameters and medians, for the sizes that have the figure."""
+    points = [(result.parameters / GB, value) for result in results if (value := result.median(figure)) is not None]
+    return [x for x, _ in points], [y for _, y in points]
 
 
 def _machine(machine: Machine, results: tuple[SizeResult, ...]) -> str:
