@@ -46,7 +46,7 @@ def main() -> None:
         _render()
         return
     cache = platformdirs.user_cache_path("packager")
-    work = arguments.work or cache
+    work = (arguments.work or cache).resolve()
     work.mkdir(parents=True, exist_ok=True)
     results: tuple[SizeResult, ...] = ()
     for name in arguments.sizes:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import tempfile
@@ -116,18 +117,21 @@ def measure(
         killed = sampler.killed and child.returncode == -signal.SIGKILL
         if child.returncode != 0 and not killed:
             raise CommandFailed(f"{' '.join(command)[:200]}: status {child.returncode}\n{err.read()[-2000:]}")
-        peak = usage.ru_maxrss * 1024
-        cost = Cost(
-            seconds=seconds,
-            cpu_seconds=usage.ru_utime + usage.ru_stime,
-            peak_bytes=peak,
-            tree_bytes=max(peak, sampler.tree_bytes),
-            read_bytes=counters["rchar"],
-            disk_read_bytes=counters["read_bytes"],
-            written_bytes=counters["wchar"],
-            peak_disk_bytes=sampler.disk_bytes,
-        )
-        return Finished(cost=cost, out=out.read(), killed=killed)
+        return Finished(cost=_cost(seconds, usage, counters, sampler), out=out.read(), killed=killed)
+
+
+def _cost(seconds: float, usage: resource.struct_rusage, counters: dict[str, int], sampler: _Sampler) -> Cost:
+    peak = usage.ru_maxrss * 1024
+    return Cost(
+        seconds=seconds,
+        cpu_seconds=usage.ru_utime + usage.ru_stime,
+        peak_bytes=peak,
+        tree_bytes=max(peak, sampler.tree_bytes),
+        read_bytes=counters["rchar"],
+        disk_read_bytes=counters["read_bytes"],
+        written_bytes=counters["wchar"],
+        peak_disk_bytes=sampler.disk_bytes,
+    )
 
 
 def parse_io(text: str) -> dict[str, int]:

@@ -55,7 +55,7 @@ class Resumed:
 
     Attributes:
         killed_at: Fraction of the output at which it was to be killed.
-        before_bytes: Written until then.
+        before_bytes: Written until then, by the process itself: nobody waits for the children of one that is killed.
         after_bytes: Written by the second run.
         output_bytes: Size of the finished files.
         after_seconds: What the second run took.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -71,6 +72,7 @@ def measure_size(asked: Asked) -> SizeResult:
         print(f"{asked.shape.name}: making a model of {asked.shape.parameters / GB:.2f} billion parameters", flush=True)
         make = [sys.executable, "-m", "scripts.benchmark.models", asked.shape.name, str(asked.tokenizer), str(folder)]
         subprocess.run(make, check=True, cwd=ROOT)
+        os.sync()  # the first side shall not wait for the model to reach the disk
         subject = Subject(
             shape=asked.shape,
             base=folder / "base",
