@@ -17,7 +17,7 @@ SIDES: dict[str, Callable[[Round], Cost | None]] = {
     "packager": lambda run: run.packager,
 }
 _HEAD = (
-    "side", "time", "packager / side", "processor", "largest process", "all processes", "read", "of it from disk",
+    "side", "time", "packager / side", "processor", "largest process", "all processes", "read", "from disk",
     "written", "peak disk",
 )  # fmt: skip
 
