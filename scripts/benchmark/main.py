@@ -14,9 +14,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import platformdirs
 
 from packager.sources.llama_cpp_tree import find_tree
+from packager.user_cache import cache_folder
 from scripts.benchmark.process_tree import CommandFailed
 from scripts.benchmark.render import render, render_into
 from scripts.benchmark.results import SizeResult, add_result, read_results
@@ -45,7 +45,7 @@ def main() -> None:
     if arguments.render:
         _render()
         return
-    cache = platformdirs.user_cache_path("packager")
+    cache = cache_folder()
     work = (arguments.work or cache).resolve()
     work.mkdir(parents=True, exist_ok=True)
     results: tuple[SizeResult, ...] = ()
