@@ -14,7 +14,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-
 from packager.sources.llama_cpp_tree import find_tree
 from packager.user_cache import cache_folder
 from scripts.benchmark.process_tree import CommandFailed
