@@ -37,6 +37,7 @@ class Fault:
 
     Attributes:
         cut: The connection is reset after this many bytes of the body.
+        stall_after: After this many bytes of the body nothing more comes, and the connection stays open.
         status: The answer's status in place of the real one, with `headers`.
         change: The body is changed.
         ignore_range: The whole body is sent whatever is asked for.
@@ -46,6 +47,7 @@ class Fault:
     path: str
     times: int = 1
     cut: int | None = None
+    stall_after: int | None = None
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
     change: Callable[[bytes], bytes] | None = None
@@ -136,13 +138,13 @@ class _Handler(BaseHTTPRequestHandler):
             every = (f for commits in self.hub.commits.values() for files in commits.values() for f in files.values())
             self._body(next(data for data in every if sha256(data) == found[1]), {}, fault)
         elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+|refs/pr/\d+))?", path):
-            self._hugging_face_api(found[1], found[2] or "revision", unquote(found[3] or "main"))
+            self._hugging_face_api(found[1], found[2] or "revision", unquote(found[3] or "main"), fault)
         elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             self._hugging_face_file(found[1], found[2], found[3], fault)
         elif found := re.fullmatch(r"/api/v1/models/([^/]+/[^/]+)/repo(/files)?", path):
             revision = query.get("Revision", ["master"])[0]
             if found[2]:
-                self._modelscope_list(found[1], revision)
+                self._modelscope_list(found[1], revision, fault)
             else:
                 self._modelscope_file(found[1], revision, query["FilePath"][0], fault)
         else:
@@ -150,16 +152,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     # --- Hugging Face
 
-    def _hugging_face_api(self, repo: str, what: str, revision: str) -> None:
+    def _hugging_face_api(self, repo: str, what: str, revision: str, fault: Fault | None) -> None:
         commit = self._hugging_face_commit(repo, revision)
         if commit is None:
             return
         files = [*self.hub.commits[repo][commit].items(), *((path, b"x") for path in self.hub.extra_paths)]
         if what == "tree":
-            self._json([self._tree_entry(path, data) for path, data in files])
+            self._json([self._tree_entry(path, data) for path, data in files], fault)
         else:
             siblings = [self._sibling(path, data) for path, data in files]
-            self._json({"id": repo, "sha": commit, "siblings": siblings, "private": False, "tags": [], "downloads": 0})
+            info = {"id": repo, "sha": commit, "siblings": siblings, "private": False, "tags": [], "downloads": 0}
+            self._json(info, fault)
 
     def _hugging_face_commit(self, repo: str, revision: str) -> str | None:
         if repo not in self.hub.commits:
@@ -204,7 +207,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     # --- ModelScope
 
-    def _modelscope_list(self, repo: str, revision: str) -> None:
+    def _modelscope_list(self, repo: str, revision: str, fault: Fault | None) -> None:
         if repo not in self.hub.commits:
             self._json({"Code": 10010205001, "Message": "record not found", "Success": False}, status=404)
             return
@@ -214,7 +217,7 @@ class _Handler(BaseHTTPRequestHandler):
             data["Files"] = [self._modelscope_entry(repo, commit, path) for path in self.hub.commits[repo][commit]]
             data["Files"] += [{"Path": path, "Type": "blob", "Size": 1} for path in self.hub.extra_paths]
             data["LatestCommitter"] = {"Id": "", "ShortId": commit[:8]}
-        self._json({"Code": 200, "Data": data, "Message": "success", "RequestId": "1", "Success": True})
+        self._json({"Code": 200, "Data": data, "Message": "success", "RequestId": "1", "Success": True}, fault)
 
     def _modelscope_entry(self, repo: str, commit: str, path: str) -> dict[str, object]:
         data = self.hub.commits[repo][commit][path]
@@ -235,8 +238,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     # --- both
 
-    def _json(self, value: object, *, status: int = 200) -> None:
-        self._send(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
+    def _json(self, value: object, fault: Fault | None = None, *, status: int = 200) -> None:
+        self._send(status, json.dumps(value).encode(), {"Content-Type": "application/json"}, fault)
 
     def _body(self, data: bytes, headers: dict[str, str], fault: Fault | None) -> None:
         status, total, start = 200, len(data), 0
@@ -246,18 +249,21 @@ class _Handler(BaseHTTPRequestHandler):
         if ranged and not (fault is not None and fault.ignore_range):
             status, start = 206, int(ranged[1])
             headers |= {"Content-Range": f"bytes {start}-{total - 1}/{total}"}
-        self._send(status, data[start:], headers, cut=None if fault is None else fault.cut)
+        self._send(status, data[start:], headers, fault)
 
-    def _send(self, status: int, body: bytes, headers: dict[str, str], *, cut: int | None = None) -> None:
+    def _send(self, status: int, body: bytes, headers: dict[str, str], fault: Fault | None = None) -> None:
+        cut, stall = (None, None) if fault is None else (fault.cut, fault.stall_after)
         self.send_response(status)
         for name, value in {"Content-Length": str(len(body)), "Accept-Ranges": "bytes", **headers}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                self.wfile.write(body if cut is None else body[:cut])
-        if cut is not None:
-            self.close_connection = True
+                self.wfile.write(body[: stall if cut is None else cut])
+        if stall is not None:
+            with contextlib.suppress(ConnectionResetError):
+                self.rfile.read(1)  # until the other side goes away
+        self.close_connection = cut is not None or stall is not None
 
 
 @contextlib.contextmanager

@@ -236,7 +236,7 @@ def _held(path: Path, emit: Emit) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        emit(Noted(stage=STAGE, text="another packager is fetching the same model; waiting for it", warning=True))
+        emit(Noted(stage=STAGE, text="another packager is writing there; waiting for it", warning=True))
         lock.acquire()
     try:
         yield

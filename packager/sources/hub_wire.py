@@ -15,7 +15,7 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
-from packager.errors import HubFailed, PackagerError, UnsafeInput
+from packager.errors import HubFailed, PackagerError, ToolMissing, UnsafeInput
 from packager.events import Emit, Noted
 
 STAGE = "fetch"
@@ -90,7 +90,13 @@ class Wire:
         self._refusal = refusal
         self._emit = emit
         self.patience = Patience(emit)
-        self._client = httpx.Client(timeout=_TIMEOUT, follow_redirects=False)
+        try:
+            self._client = httpx.Client(timeout=_TIMEOUT, follow_redirects=False)
+        except ImportError as error:
+            raise ToolMissing(
+                "the proxy that is set is a SOCKS proxy, which needs the package socksio",
+                hint="pip install 'httpx[socks]', or unset ALL_PROXY.",
+            ) from error
         secret = {name.lower() for name in headers} & {"authorization", "cookie"}
         if secret and self._endpoint[0] == "http" and self._endpoint[1] not in ("127.0.0.1", "localhost", "::1"):
             self.warn(f"the token goes to {endpoint} unencrypted")
@@ -128,7 +134,13 @@ class Wire:
             headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
             if origin(url) == self._endpoint:
                 headers |= self._headers
-            response = self._client.send(self._client.build_request("GET", url, headers=headers), stream=True)
+            try:
+                request = self._client.build_request("GET", url, headers=headers)
+            except httpx.InvalidURL as error:
+                raise HubFailed(
+                    f"{url[:100]!r} is no address ({error})", hint="Check the endpoint and the proxy."
+                ) from error
+            response = self._client.send(request, stream=True)
             if not response.has_redirect_location:
                 return response
             response.close()
@@ -162,6 +174,14 @@ class Wire:
         self._emit(Noted(stage=STAGE, text=text, warning=True))
 
 
+def is_hiccup(error: Exception) -> bool:
+    """Say whether a connection that was there broke, so that the next one may hold.
+
+    By name: huggingface_hub 1 raises httpx's errors, 2 those of httpx2.
+    """
+    return type(error).__name__ in ("ReadError", "ReadTimeout", "WriteError", "WriteTimeout", "RemoteProtocolError")
+
+
 def is_passing(status: int) -> bool:
     """Say whether an answer may be another one after some waiting."""
     return status in _PASSING
@@ -190,13 +210,13 @@ def asked_wait_s(headers: Mapping[str, str]) -> float | None:
 
 
 def origin(url: str) -> tuple[str, str, int]:
-    """Give scheme, host and port of an address; the port is 0 where a scheme has none of its own."""
-    parts = urlsplit(url)
+    """Give scheme, host and port of an address; the port is 0 where a scheme has none of its own, all are empty for no address."""
     try:
-        port = parts.port
-    except ValueError:
-        port = None
-    return parts.scheme, (parts.hostname or "").lower(), port or _PORTS.get(parts.scheme, 0)
+        parts = urlsplit(url)
+        port = parts.port or _PORTS.get(parts.scheme, 0)
+    except ValueError:  # a bracket or a port that is none: nobody's address
+        return "", "", 0
+    return parts.scheme, (parts.hostname or "").lower(), port
 
 
 def _reason(status: int) -> str:

@@ -17,7 +17,7 @@ from packager.sources.hub_files import Listing, RemoteFile
 from packager.sources.hub_name import HubName
 from packager.sources.hub_place import BlobPlace, Place
 from packager.sources.hub_snapshot import Snapshot
-from packager.sources.hub_wire import Unreachable, Wire, asked_wait_s, is_passing, passing_problem
+from packager.sources.hub_wire import Unreachable, Wire, asked_wait_s, is_hiccup, is_passing, passing_problem
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -66,6 +66,9 @@ class HuggingFace:
                     raise _refusal(name, status, headers) from error
                 wire.patience.wait(passing_problem(self.endpoint, status), asked_wait_s(headers))
             except HTTPError as error:
+                if is_hiccup(error):
+                    wire.patience.wait(f"{self.endpoint}: the connection broke ({str(error) or type(error).__name__})")
+                    continue
                 raise Unreachable(
                     f"{self.endpoint} cannot be reached ({str(error) or type(error).__name__})",
                     hint="Check the connection; HF_ENDPOINT names a mirror, --offline uses what is in the cache.",
@@ -130,7 +133,7 @@ class HuggingFace:
 def _recorded(folder: Path, path: str) -> RemoteFile | None:
     """Give what the cache says of a file: the name of the blob that it links to is its digest."""
     link = folder / path
-    name = link.resolve().name if link.is_symlink() else ""
+    name = link.readlink().name if link.is_symlink() else ""  # one step: a blob may be a link into a store of its own
     if not _DIGEST.fullmatch(name):
         return None
     is_large = len(name) == 64

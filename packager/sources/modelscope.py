@@ -27,7 +27,7 @@ from packager.sources.hub_files import Listing, RemoteFile
 from packager.sources.hub_name import HubName
 from packager.sources.hub_place import FolderPlace, Place, read_receipt
 from packager.sources.hub_snapshot import Snapshot, nothing_recorded, receipt_snapshot
-from packager.sources.hub_wire import Unreachable, Wire
+from packager.sources.hub_wire import Unreachable, Wire, is_hiccup
 
 _DEFAULT = "https://modelscope.cn"
 _BRANCH = "master"
@@ -65,14 +65,7 @@ class ModelScope:
         """
         api = f"{self.endpoint}/api/v1/models/{name.repo}/repo"
         asked = name.revision or _BRANCH
-        try:
-            with wire.get(f"{api}/files?Revision={quote_plus(asked)}&Recursive=True") as response:
-                data = _data(self.endpoint, response)
-        except httpx.TransportError as error:
-            raise Unreachable(
-                f"{self.endpoint} cannot be reached ({str(error) or type(error).__name__})",
-                hint="Check the connection; MODELSCOPE_ENDPOINT names another address, --offline uses the cache.",
-            ) from error
+        data = self._answer(f"{api}/files?Revision={quote_plus(asked)}&Recursive=True", wire)
         try:
             entries = _entries(data)
             if not entries:
@@ -118,6 +111,21 @@ class ModelScope:
             if path.is_file() and path.stat().st_size == file.size_bytes:
                 return path
         return None
+
+    def _answer(self, url: str, wire: Wire) -> JsonObject:
+        while True:
+            try:
+                with wire.get(url) as response:
+                    return _data(self.endpoint, response)
+            except httpx.RequestError as error:
+                cause = str(error) or type(error).__name__
+                if is_hiccup(error):
+                    wire.patience.wait(f"{self.endpoint}: the connection broke ({cause})")
+                    continue
+                raise Unreachable(
+                    f"{self.endpoint} cannot be reached ({cause})",
+                    hint="Check the connection; MODELSCOPE_ENDPOINT names another address, --offline uses the cache.",
+                ) from error
 
     def _new(self, name: HubName) -> Path:
         return self._cache / "models" / name.repo.replace("/", "--")

@@ -40,14 +40,6 @@ def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Caches:
 
 
 @pytest.fixture
-def hub(caches: Caches, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """A running hub that both clients are pointed at."""
-    with running_hub() as server:
-        point_at(server.url, monkeypatch)
-        yield server
-
-
-@pytest.fixture
 def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long the product would have slept, each time; it does not."""
     slept: list[float] = []
@@ -77,6 +69,15 @@ def strangers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(socket, "getaddrinfo", guarded_look_up)
     monkeypatch.setattr(socket.socket, "connect", guarded_connect)
     return seen
+
+
+@pytest.fixture
+def hub(caches: Caches, strangers: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A running hub that both clients are pointed at; at the end nobody else must have been talked to."""
+    with running_hub() as server:
+        point_at(server.url, monkeypatch)
+        yield server
+    assert strangers == []
 
 
 def point_at(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
