@@ -65,6 +65,7 @@ def test_a_real_checkpoint_is_fetched_and_planned(hub: HubServer, tiny: Callable
     assert planned.code == 0, planned.err
     summary = json.loads(planned.out)
     assert (summary["base"], summary["architecture"]) == ("tiny", "Qwen2ForCausalLM")
+    assert f"base from {name} at {commit}" in summary["notes"]
 
 
 def test_json_is_all_that_is_printed_and_offline_gives_the_same(hub: HubServer) -> None:

@@ -210,7 +210,7 @@ def asked_wait_s(headers: Mapping[str, str]) -> float | None:
 
 
 def origin(url: str) -> tuple[str, str, int]:
-    """Give scheme, host and port of an address; the port is 0 where a scheme has none of its own, all are empty for no address."""
+    """Give scheme, host and port of an address; the port is 0 where a scheme has none; all are empty for no address."""
     try:
         parts = urlsplit(url)
         port = parts.port or _PORTS.get(parts.scheme, 0)
