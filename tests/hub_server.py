@@ -144,7 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif found := re.fullmatch(r"/api/v1/models/([^/]+/[^/]+)/repo(/files)?", path):
             revision = query.get("Revision", ["master"])[0]
             if found[2]:
-                self._modelscope_list(found[1], revision, fault)
+                self._modelscope_list(found[1], revision, query["Recursive"] == ["True"], fault)
             else:
                 self._modelscope_file(found[1], revision, query["FilePath"][0], fault)
         else:
@@ -207,15 +207,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     # --- ModelScope
 
-    def _modelscope_list(self, repo: str, revision: str, fault: Fault | None) -> None:
+    def _modelscope_list(self, repo: str, revision: str, recursive: bool, fault: Fault | None) -> None:
         if repo not in self.hub.commits:
             self._json({"Code": 10010205001, "Message": "record not found", "Success": False}, status=404)
             return
         commit = self.hub.resolve(repo, revision)
         data: dict[str, object] = {"Files": None, "IsVisual": 0, "LatestCommitter": None}
         if commit is not None:
-            data["Files"] = [self._modelscope_entry(repo, commit, path) for path in self.hub.commits[repo][commit]]
-            data["Files"] += [{"Path": path, "Type": "blob", "Size": 1} for path in self.hub.extra_paths]
+            entries: list[dict[str, object]] = [
+                {"Path": path, "Type": "blob", "Size": 1} for path in self.hub.extra_paths
+            ]
+            entries += [self._modelscope_entry(repo, commit, path) for path in self.hub.commits[repo][commit]]
+            data["Files"] = [entry for entry in entries if recursive or "/" not in str(entry["Path"])][:3000]
             data["LatestCommitter"] = {"Id": "", "ShortId": commit[:8]}
         self._json({"Code": 200, "Data": data, "Message": "success", "RequestId": "1", "Success": True}, fault)
 

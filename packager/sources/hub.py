@@ -75,6 +75,9 @@ class Hub(Protocol):
     def place(self, name: HubName, commit: str) -> Place:
         """Give the model's place in the hub's cache."""
 
+    def remember(self, name: HubName, commit: str) -> None:
+        """Write into the hub's cache where the revision is now."""
+
     def snapshots(self, name: HubName) -> tuple[Snapshot, ...]:
         """Give what the hub's cache holds of a revision, the best first."""
 
@@ -140,7 +143,10 @@ class _Job:
                 self._emit(Noted(stage=STAGE, text=f"{error.message}: used {fetched.title} of the cache", warning=True))
                 return fetched
             check_paths(listing.files, where=str(self._name))
-            return self._equal(listing) or self._fill(self._place(listing.commit), listing, self._bringer(wire))
+            fetched = self._equal(listing) or self._fill(self._place(listing.commit), listing, self._bringer(wire))
+        if self._output is None:
+            self._hub.remember(self._name, listing.commit)
+        return fetched
 
     def from_cache(self, failure: HubFailed) -> Fetched:
         """Take what is on the disk, or raise `failure`."""
@@ -180,6 +186,8 @@ class _Job:
         """Give a folder of the cache that is what the hub lists, as it is."""
         if self._output is None:
             for snapshot in self._hub.snapshots(self._name):
+                if snapshot.is_at_another_commit(listing.commit):
+                    continue
                 if digests := equal_digests(snapshot, listing.files):
                     return self._fetched(snapshot.folder, listing.commit, digests)
         return None

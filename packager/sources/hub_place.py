@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from packager.sources.hub_wire import STAGE
 PRIVATE = ".packager"
 RECEIPT = "fetched.json"
 _PARTIAL = ".packager.incomplete"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,16 +70,14 @@ class Place(Protocol):
 
 
 class BlobPlace:
-    """A model in a Hugging Face cache: bytes in `blobs/DIGEST`, links to them in `snapshots/COMMIT`, branches in `refs`.
+    """A model in a Hugging Face cache: bytes in `blobs/DIGEST`, links to them in `snapshots/COMMIT`.
 
     Source:
         huggingface_hub, "Understand caching" (the cache's layout is part of its documentation).
     """
 
-    def __init__(self, storage: Path, *, commit: str, ref: str, lock: Path) -> None:
+    def __init__(self, storage: Path, *, commit: str, lock: Path) -> None:
         self._storage = storage
-        self._commit = commit
-        self._ref = ref
         self._lock = lock
         self.folder = storage / "snapshots" / commit
 
@@ -105,7 +105,7 @@ class BlobPlace:
         _move(self.partial(file), self.path(file))
 
     def publish(self, files: tuple[RemoteFile, ...], digests: tuple[FileDigest, ...]) -> None:
-        """Link every file, then write where the branch is now, and drop what is no longer needed of earlier attempts."""
+        """Link every file, and drop what is no longer needed of earlier attempts."""
         with disk_errors(self.folder):
             for file in files:
                 link = self.folder / file.path
@@ -117,10 +117,6 @@ class BlobPlace:
                     fresh.symlink_to(target)
                     fresh.replace(link)
             sync_folder(self.folder)
-            if self._ref != self._commit:
-                ref = self._storage / "refs" / self._ref
-                ref.parent.mkdir(parents=True, exist_ok=True)
-                write_durably(ref, self._commit)
             for stale in (self._storage / "blobs").glob("*" + _PARTIAL):
                 stale.unlink()
 
@@ -206,6 +202,23 @@ class FolderPlace:
                 f"{target}: exists, and packager did not fetch it",
                 hint="Move it away, or choose another folder with -o DIR.",
             )
+
+
+def read_ref(storage: Path, revision: str) -> str | None:
+    """Give the commit that a branch or tag was at when it was last fetched into a cache, from its `refs/REVISION`."""
+    try:
+        text = (storage / "refs" / revision).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return text if _COMMIT.fullmatch(text) else None
+
+
+def write_ref(storage: Path, revision: str, commit: str) -> None:
+    """Write where a branch or tag is now, unless that is written already."""
+    if commit not in (revision, read_ref(storage, revision)):
+        path = storage / "refs" / revision
+        _make(path.parent)
+        write_durably(path, commit)
 
 
 def read_receipt(folder: Path) -> FetchedReceipt | None:

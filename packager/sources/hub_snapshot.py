@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from packager.sources.hub_files import RemoteFile, missing_file, small_files, we
 from packager.sources.hub_place import read_receipt
 from packager.sources.hub_transfer import hash_file
 from packager.sources.hub_wire import STAGE
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,10 @@ class Snapshot:
     def missing(self) -> str | None:
         """The name of a file that a build needs and that is not there; None when the snapshot is whole."""
         return missing_file(self.folder)
+
+    def is_at_another_commit(self, commit: str) -> bool:
+        """Say whether this is known to be of another commit; what is only known by a branch may be of any."""
+        return _COMMIT.fullmatch(self.revision) is not None and self.revision != commit
 
 
 def nothing_recorded(folder: Path, path: str) -> RemoteFile | None:

@@ -15,7 +15,7 @@ from packager.errors import HubFailed, PackagerError
 from packager.events import Emit
 from packager.sources.hub_files import Listing, RemoteFile
 from packager.sources.hub_name import HubName
-from packager.sources.hub_place import BlobPlace, Place
+from packager.sources.hub_place import BlobPlace, Place, read_ref, write_ref
 from packager.sources.hub_snapshot import Snapshot
 from packager.sources.hub_wire import Unreachable, Wire, asked_wait_s, is_hiccup, is_passing, passing_problem
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
 _PAGE = "https://huggingface.co"
+_BRANCH = "main"
 _LIBRARY = "ollama-packager"
 _LOCK = "packager.lock"
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -87,11 +88,15 @@ class HuggingFace:
         """Give the model's place in the cache."""
         storage = self._storage(name)
         lock = self._cache / ".locks" / storage.name / _LOCK
-        return BlobPlace(storage, commit=commit, ref=name.revision or "main", lock=lock)
+        return BlobPlace(storage, commit=commit, lock=lock)
+
+    def remember(self, name: HubName, commit: str) -> None:
+        """Write where the revision is now, for the next time without a network."""
+        write_ref(self._storage(name), name.revision or _BRANCH, commit)
 
     def snapshots(self, name: HubName) -> tuple[Snapshot, ...]:
         """Give the model as it is in the cache at the wanted revision, whoever put it there."""
-        commit = name.commit or self._ref(name)
+        commit = name.commit or read_ref(self._storage(name), name.revision or _BRANCH)
         if commit is None:
             return ()
         return (Snapshot(folder=self._storage(name) / "snapshots" / commit, revision=commit, recorded=_recorded),)
@@ -103,13 +108,6 @@ class HuggingFace:
 
     def _storage(self, name: HubName) -> Path:
         return self._cache / f"models--{name.repo.replace('/', '--')}"
-
-    def _ref(self, name: HubName) -> str | None:
-        try:
-            text = (self._storage(name) / "refs" / (name.revision or "main")).read_text(encoding="ascii").strip()
-        except (OSError, UnicodeDecodeError):
-            return None
-        return text if _DIGEST.fullmatch(text) else None
 
     def _file(self, name: HubName, commit: str, sibling: RepoSibling) -> RemoteFile:
         from huggingface_hub import hf_hub_url

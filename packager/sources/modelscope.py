@@ -25,12 +25,13 @@ from packager.events import Emit
 from packager.formats.json_file import JsonObject
 from packager.sources.hub_files import Listing, RemoteFile
 from packager.sources.hub_name import HubName
-from packager.sources.hub_place import FolderPlace, Place, read_receipt
+from packager.sources.hub_place import FolderPlace, Place, read_ref, write_ref
 from packager.sources.hub_snapshot import Snapshot, nothing_recorded, receipt_snapshot
 from packager.sources.hub_wire import Unreachable, Wire, is_hiccup
 
 _DEFAULT = "https://modelscope.cn"
 _BRANCH = "master"
+_TRUNCATED_AT = 3000
 _LIMIT_BYTES = 32 << 20
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -65,8 +66,11 @@ class ModelScope:
         """
         api = f"{self.endpoint}/api/v1/models/{name.repo}/repo"
         asked = name.revision or _BRANCH
-        data = self._answer(f"{api}/files?Revision={quote_plus(asked)}&Recursive=True", wire)
+        files = f"{api}/files?Revision={quote_plus(asked)}&Recursive="
         try:
+            data = self._answer(f"{files}True", wire)
+            if len(data.items("Files")) >= _TRUNCATED_AT:  # the hub lists no more, and does not say so
+                data = self._answer(f"{files}False", wire)
             entries = _entries(data)
             if not entries:
                 hint = f"Leave the revision out for {_BRANCH}, or choose one of {_DEFAULT}/models/{name.repo}/files."
@@ -81,16 +85,20 @@ class ModelScope:
         """Give the model's place in the cache: a folder of its own for every commit."""
         return FolderPlace(self._new(name) / "snapshots" / commit, source=name.source, commit=commit)
 
+    def remember(self, name: HubName, commit: str) -> None:
+        """Write where the revision is now, for the next time without a network."""
+        write_ref(self._new(name), name.revision or _BRANCH, commit)
+
     def snapshots(self, name: HubName) -> tuple[Snapshot, ...]:
         """Give the model as it is in the cache, in every layout that ModelScope's tools have used; the newest layout first.
 
         The older layouts do not say of which revision they are, and answer only where none is asked for.
         """
-        new = self._new(name) / "snapshots"
-        named = [new / (name.revision or _BRANCH)]
+        new, asked = self._new(name) / "snapshots", name.revision or _BRANCH
+        commit = name.commit or read_ref(self._new(name), asked)
+        named = [*([new / commit] if commit else []), new / asked]
         if name.revision is None:
-            ours = [folder for folder in new.glob("*") if read_receipt(folder)]
-            named = [*sorted(ours, key=lambda folder: folder.stat().st_mtime, reverse=True), *named, new / "main"]
+            named.append(new / "main")
             org, _, plain = name.repo.partition("/")
             for base in (self._cache, self._cache / "hub"):
                 for parent in (base / "models" / org, base / org):

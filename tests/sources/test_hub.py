@@ -184,3 +184,32 @@ def test_notes_are_empty_when_nothing_happened(hub: HubServer, name: str) -> Non
     events: list[Event] = []
     fetch(name, emit=events.append)
     assert notes(events) == []
+
+
+def test_offline_every_branch_is_where_it_was_last(hub: HubServer, name: str) -> None:
+    old, new = checkpoint_files(), checkpoint_files(600_000)
+    first = hub.push("org/model", old)
+    fetch(name)
+    second = hub.push("org/model", new, "v2")
+    assert fetch(f"{name}@v2").revision == second
+    assert fetch(name, offline=True).revision == first
+    assert held(fetch(f"{name}@v2", offline=True).folder) == needed(new)
+    hub.push("org/model", new)
+    fetch(name)
+    assert fetch(name, offline=True).revision == second
+    hub.push("org/model", old)
+    assert fetch(name).revision == first
+    assert fetch(name, offline=True).revision == first
+
+
+def test_a_commit_that_changes_nothing_needed_is_named_all_the_same(hub: HubServer, name: str) -> None:
+    files = checkpoint_files()
+    hub.push("org/model", files)
+    fetch(name)
+    commit = hub.push("org/model", files | {"pytorch_model.bin": b"changed"})
+    hub.requests.clear()
+    fetched = fetch(name)
+    assert (fetched.revision, held(fetched.folder)) == (commit, needed(files))
+    assert fetched.folder.name == commit
+    assert weights_paths(hub, files) == []
+    assert fetch(name, offline=True) == fetched

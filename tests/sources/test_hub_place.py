@@ -12,7 +12,17 @@ from packager.durable import FileDigest
 from packager.errors import InputInvalid
 from packager.events import Event, Noted
 from packager.sources.hub_files import RemoteFile
-from packager.sources.hub_place import PRIVATE, RECEIPT, BlobPlace, FetchedReceipt, FolderPlace, Place, read_receipt
+from packager.sources.hub_place import (
+    PRIVATE,
+    RECEIPT,
+    BlobPlace,
+    FetchedReceipt,
+    FolderPlace,
+    Place,
+    read_receipt,
+    read_ref,
+    write_ref,
+)
 from tests.hub_server import git_sha1, sha256
 
 DATA = b"the bytes"
@@ -23,7 +33,7 @@ DIGESTS = tuple(FileDigest(name=file.path, size_bytes=len(DATA), sha256=sha256(D
 
 def places(root: Path) -> dict[str, Place]:
     return {
-        "blobs": BlobPlace(root / "models--a--b", commit="c" * 40, ref="main", lock=root / ".locks" / "lock"),
+        "blobs": BlobPlace(root / "models--a--b", commit="c" * 40, lock=root / ".locks" / "lock"),
         "folder": FolderPlace(root / "out", source="hf:a/b", commit="c" * 40),
     }
 
@@ -52,7 +62,15 @@ def test_a_link_of_a_cache_is_relative_so_that_the_cache_can_be_moved(tmp_path: 
         place.keep(SMALL)
         place.publish((SMALL,), DIGESTS[1:])
     assert (place.folder / "sub/b.json").readlink() == Path("../../../blobs") / git_sha1(DATA)
-    assert (tmp_path / "models--a--b/refs/main").read_text() == "c" * 40
+
+
+def test_a_ref_is_read_back_and_a_commit_needs_none(tmp_path: Path) -> None:
+    write_ref(tmp_path, "refs/pr/1", "c" * 40)
+    assert read_ref(tmp_path, "refs/pr/1") == (tmp_path / "refs/refs/pr/1").read_text() == "c" * 40
+    write_ref(tmp_path, "d" * 40, "d" * 40)
+    assert read_ref(tmp_path, "d" * 40) is None
+    (tmp_path / "refs/main").write_text("../../outside")
+    assert read_ref(tmp_path, "main") is None
 
 
 def hold(root: str, kind: str, ready: object, leave: object) -> None:

@@ -243,6 +243,14 @@ def test_an_answer_that_is_none_is_one_line(hub: HubServer, monkeypatch: pytest.
     assert "\n" not in caught.value.message
 
 
+def test_a_list_that_the_hub_cuts_short_is_asked_for_without_its_folders(hub: HubServer) -> None:
+    files = checkpoint_files()
+    hub.push("org/model", files)
+    hub.extra_paths = tuple(f"many/{number}.json" for number in range(3000))
+    top = {path: data for path, data in needed(files).items() if "/" not in path}
+    assert held(fetch(NAME).folder) == top
+
+
 def test_nobody_at_the_endpoint_is_one_line(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODELSCOPE_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(HubFailed, match=r"http://127\.0\.0\.1:9 cannot be reached") as caught:
