@@ -188,3 +188,15 @@ def test_a_token_is_in_no_file_and_on_no_other_host(
     assert "hf_allowed" not in finished.err + finished.out
     assert not any(b"hf_allowed" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert all("authorization" not in seen.headers for seen in hub.requests if seen.server == "cdn")
+
+
+def test_without_the_build_extra_modelscope_works_and_hugging_face_says_what_is_missing(hub: HubServer) -> None:
+    hub.push("org/model", checkpoint_files())
+    codes = []
+    for name in ("ms:org/model", "hf:org/model"):
+        code = f"import sys; sys.modules['huggingface_hub'] = None\nfrom packager.cli import main\nmain(['fetch', {name!r}])"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        codes.append(done.returncode)
+        assert "Traceback" not in done.stderr
+    assert codes == [0, 9]
+    assert "pip install 'ollama-packager[build]'" in done.stderr

@@ -7,21 +7,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
-from packager.durable import FileDigest, disk_errors
+from packager.durable import FileDigest, disk_errors, sync_file
 from packager.errors import HubFailed, IntegrityMismatch, NoSpace
 from packager.events import Advanced, Emit, Noted, StageFinished, StageStarted, silent
 from packager.formats.weight_files import INDEX
 from packager.sources.hub_files import Listing, RemoteFile, check_paths, small_files, weight_files
+from packager.sources.hub_kind import Hub
 from packager.sources.hub_name import HubKind, HubName, is_hub_name
-from packager.sources.hub_place import FolderPlace, Place, read_receipt
+from packager.sources.hub_place import FolderPlace, Place
+from packager.sources.hub_records import read_receipt
 from packager.sources.hub_snapshot import Snapshot, check_snapshot, equal_digests, receipt_snapshot
 from packager.sources.hub_transfer import download, hash_file
 from packager.sources.hub_wire import STAGE, Unreachable, Wire
@@ -58,31 +60,6 @@ class Fetched:
     def size_bytes(self) -> int:
         """The size of all files."""
         return sum(file.size_bytes for file in self.files)
-
-
-class Hub(Protocol):
-    """What the two hubs have in common."""
-
-    endpoint: str
-    offline: bool
-
-    def wire(self, name: HubName, emit: Emit) -> Wire:
-        """Give a client of it."""
-
-    def listing(self, name: HubName, wire: Wire) -> Listing:
-        """Give commit and files of a revision."""
-
-    def place(self, name: HubName, commit: str) -> Place:
-        """Give the model's place in the hub's cache."""
-
-    def remember(self, name: HubName, commit: str) -> None:
-        """Write into the hub's cache where the revision is now."""
-
-    def snapshots(self, name: HubName) -> tuple[Snapshot, ...]:
-        """Give what the hub's cache holds of a revision, the best first."""
-
-    def copy_of(self, name: HubName, file: RemoteFile) -> Path | None:
-        """Give a file of the hub's cache that may have the bytes."""
 
 
 def fetch(
@@ -134,7 +111,8 @@ class _Job:
     def from_hub(self) -> Fetched:
         """Ask the hub, and fetch what is not there; a hub that nobody answers for is replaced by a whole copy in the cache."""
         if self._name.commit and any(snapshot.missing is None for snapshot in self._hub.snapshots(self._name)):
-            return self.from_cache(_not_there(self._name))  # a commit never moves: nothing to ask
+            with contextlib.suppress(IntegrityMismatch):  # what is damaged is fetched again
+                return self.from_cache(_not_there(self._name))  # a commit never moves: nothing to ask
         with self._hub.wire(self._name, self._emit) as wire:
             try:
                 listing = self._hub.listing(self._name, wire)
@@ -242,6 +220,7 @@ class _Job:
 
 def _copied(source: Path, file: RemoteFile, path: Path) -> FileDigest:
     shutil.copyfile(source, path)
+    sync_file(path)
     return hash_file(file, path, where=source)
 
 
@@ -262,7 +241,5 @@ def _size(files: tuple[RemoteFile, ...] | list[RemoteFile]) -> int:
 
 
 def _not_there(name: HubName) -> HubFailed:
-    command = f"packager fetch {name}"
-    return HubFailed(
-        f"{name} is not in the cache, and nobody may be asked", hint=f"Run {command} with a network first."
-    )
+    text = f"{name} is not in the cache, and nobody may be asked (--offline, or HF_HUB_OFFLINE)"
+    return HubFailed(text, hint=f"Run packager fetch {name} with a network first.")

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from packager.sources.hub_name import HubKind
-from packager.sources.hub_place import read_receipt
+from packager.sources.hub_records import read_receipt
 
 _STORAGE = re.compile(r"models--([^/]+?)--([^/]+)")
 _COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -8,39 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
-import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 
 from filelock import FileLock, Timeout
 
-from packager.codec import decode, pretty_json
-from packager.durable import FileDigest, disk_errors, sync_folder, write_durably
+from packager.durable import FileDigest, disk_errors, sync_folder
 from packager.errors import InputInvalid, IntegrityMismatch
 from packager.events import Emit, Noted
 from packager.sources.hub_files import CONFIGS, RemoteFile
+from packager.sources.hub_records import PRIVATE, FetchedReceipt, known_files, write_receipt
 from packager.sources.hub_transfer import hash_file
 from packager.sources.hub_wire import STAGE
 
-PRIVATE = ".packager"
-RECEIPT = "fetched.json"
 _PARTIAL = ".packager.incomplete"
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FetchedReceipt:
-    """What a folder was filled with; only one that is `complete`, written last, says that the folder is whole."""
-
-    source: str
-    revision: str
-    files: tuple[FileDigest, ...]
-    complete: bool
 
 
 class Place(Protocol):
@@ -167,12 +151,12 @@ class FolderPlace:
 
     def publish(self, files: tuple[RemoteFile, ...], digests: tuple[FileDigest, ...]) -> None:
         """Move every staged file into place, the configuration last; files of an earlier commit go."""
-        before = _known(self.folder)
+        before = known_files(self.folder)
         names = {file.path for file in files}
         receipt = FetchedReceipt(source=self._source, revision=self._commit, files=digests, complete=True)
         gone = tuple(item for item in before if item.name not in names)
         moving = FetchedReceipt(source=self._source, revision="", files=digests + gone, complete=False)
-        write_durably(self._private / RECEIPT, pretty_json(moving))  # after a crash, what was being moved is ours
+        write_receipt(self.folder, moving)  # after a crash, what was being moved is ours
         with disk_errors(self.folder):
             for item in gone:
                 (self.folder / item.name).unlink(missing_ok=True)
@@ -182,7 +166,7 @@ class FolderPlace:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     self._staged(file).replace(target)
             sync_folder(self.folder)
-        write_durably(self._private / RECEIPT, pretty_json(receipt))
+        write_receipt(self.folder, receipt)
         shutil.rmtree(self._staging, ignore_errors=True)
 
     @contextlib.contextmanager
@@ -197,49 +181,11 @@ class FolderPlace:
 
     def _refuse_foreign(self, target: Path, name: str) -> None:
         exists = target.exists() or target.is_symlink()
-        if exists and name not in {item.name for item in _known(self.folder)}:
+        if exists and name not in {item.name for item in known_files(self.folder)}:
             raise InputInvalid(
                 f"{target}: exists, and packager did not fetch it",
                 hint="Move it away, or choose another folder with -o DIR.",
             )
-
-
-def read_ref(storage: Path, revision: str) -> str | None:
-    """Give the commit that a branch or tag was at when it was last fetched into a cache, from its `refs/REVISION`."""
-    try:
-        text = (storage / "refs" / revision).read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        return None
-    return text if _COMMIT.fullmatch(text) else None
-
-
-def write_ref(storage: Path, revision: str, commit: str) -> None:
-    """Write where a branch or tag is now, unless that is written already."""
-    if commit not in (revision, read_ref(storage, revision)):
-        path = storage / "refs" / revision
-        _make(path.parent)
-        write_durably(path, commit)
-
-
-def read_receipt(folder: Path) -> FetchedReceipt | None:
-    """Give what a folder was filled with; None when it was not filled by packager, or not to the end."""
-    receipt = _read(folder)
-    return receipt if receipt is not None and receipt.complete else None
-
-
-def _known(folder: Path) -> tuple[FileDigest, ...]:
-    receipt = _read(folder)
-    return () if receipt is None else receipt.files
-
-
-def _read(folder: Path) -> FetchedReceipt | None:
-    try:
-        data = json.loads((folder / PRIVATE / RECEIPT).read_text(encoding="utf-8"))
-        receipt = decode(FetchedReceipt, data, where=RECEIPT)
-    except (OSError, ValueError, InputInvalid):
-        return None
-    names = [PurePosixPath(item.name) for item in receipt.files]
-    return None if any(name.is_absolute() or ".." in name.parts for name in names) else receipt
 
 
 @contextlib.contextmanager

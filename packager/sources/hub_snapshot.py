@@ -12,7 +12,7 @@ from packager.errors import IntegrityMismatch
 from packager.events import Advanced, Emit, Noted
 from packager.formats.weight_files import INDEX
 from packager.sources.hub_files import RemoteFile, missing_file, small_files, weight_files
-from packager.sources.hub_place import read_receipt
+from packager.sources.hub_records import read_receipt
 from packager.sources.hub_transfer import hash_file
 from packager.sources.hub_wire import STAGE
 

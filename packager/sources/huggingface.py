@@ -15,7 +15,8 @@ from packager.errors import HubFailed, PackagerError
 from packager.events import Emit
 from packager.sources.hub_files import Listing, RemoteFile
 from packager.sources.hub_name import HubName
-from packager.sources.hub_place import BlobPlace, Place, read_ref, write_ref
+from packager.sources.hub_place import BlobPlace, Place
+from packager.sources.hub_records import read_ref, write_ref
 from packager.sources.hub_snapshot import Snapshot
 from packager.sources.hub_wire import Unreachable, Wire, asked_wait_s, is_hiccup, is_passing, passing_problem
 

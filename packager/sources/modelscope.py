@@ -25,7 +25,8 @@ from packager.events import Emit
 from packager.formats.json_file import JsonObject
 from packager.sources.hub_files import Listing, RemoteFile
 from packager.sources.hub_name import HubName
-from packager.sources.hub_place import FolderPlace, Place, read_ref, write_ref
+from packager.sources.hub_place import FolderPlace, Place
+from packager.sources.hub_records import read_ref, write_ref
 from packager.sources.hub_snapshot import Snapshot, nothing_recorded, receipt_snapshot
 from packager.sources.hub_wire import Unreachable, Wire, is_hiccup
 

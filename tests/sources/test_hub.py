@@ -8,7 +8,7 @@ from packager.codec import decode, encode
 from packager.errors import HubFailed, InputInvalid, IntegrityMismatch, Usage
 from packager.events import Event
 from packager.sources.hub import Fetched, fetch
-from packager.sources.hub_place import PRIVATE, RECEIPT, read_receipt
+from packager.sources.hub_records import PRIVATE, RECEIPT, read_receipt
 from packager.sources.hub_wire import ATTEMPTS
 from tests.hub_server import Fault, HubServer, checkpoint_files, sha256
 from tests.sources.conftest import Caches
@@ -213,3 +213,11 @@ def test_a_commit_that_changes_nothing_needed_is_named_all_the_same(hub: HubServ
     assert fetched.folder.name == commit
     assert weights_paths(hub, files) == []
     assert fetch(name, offline=True) == fetched
+
+
+def test_a_damaged_commit_of_the_cache_is_fetched_again(hub: HubServer, name: str) -> None:
+    files = checkpoint_files()
+    hub.push("org/model", files)
+    fetched = fetch(name)
+    (fetched.folder / FIRST).resolve().write_bytes(flipped(files[FIRST]))
+    assert held(fetch(f"{name}@{fetched.revision}").folder) == needed(files)
