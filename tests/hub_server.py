@@ -64,6 +64,7 @@ class HubServer:
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
         self.gated: set[str] = set()
+        self.gives_digests = self.gives_sizes = True
         self.extra_paths: tuple[str, ...] = ()
         self.url = self.cdn_url = ""
 
@@ -194,7 +195,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._body(data, headers | {"ETag": f'"{git_sha1(data)}"'}, fault)
 
     def _sibling(self, path: str, data: bytes) -> dict[str, object]:
-        entry: dict[str, object] = {"rfilename": path, "size": len(data), "blobId": git_sha1(data)}
+        entry: dict[str, object] = {"rfilename": path, "size": len(data)}
+        if not self.hub.gives_digests:
+            return entry
+        entry["blobId"] = git_sha1(data)
         if path.endswith(LARGE):
             entry["lfs"] = {"sha256": sha256(data), "size": len(data), "pointerSize": 130}
         return entry
@@ -225,8 +229,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _modelscope_entry(self, repo: str, commit: str, path: str) -> dict[str, object]:
         data = self.hub.commits[repo][commit][path]
         earlier = [c for c, files in self.hub.commits[repo].items() if files.get(path) == data]
+        digest = sha256(data) if self.hub.gives_digests else None
         return {
-            "Path": path, "Name": path.rsplit("/", 1)[-1], "Type": "blob", "Size": len(data), "Sha256": sha256(data),
+            "Path": path, "Name": path.rsplit("/", 1)[-1], "Type": "blob", "Sha256": digest,
+            "Size": len(data) if self.hub.gives_sizes else 0,
             "Revision": earlier[0], "CommittedDate": 1700000000, "IsLFS": path.endswith(LARGE),
         }  # fmt: skip
 

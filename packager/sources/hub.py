@@ -192,6 +192,7 @@ class _Job:
             self._total += _size(weights)
             _check_space(place, weights)
             digests += self._take(place, weights, bring)
+            self._say_unchecked((*small, *weights))
             place.publish((*small, *weights), tuple(digests))
         return self._fetched(place.folder, listing.commit, tuple(digests))
 
@@ -208,6 +209,12 @@ class _Job:
             self._advance(file.path, 0)
             digests.append(digest)
         return digests
+
+    def _say_unchecked(self, files: tuple[RemoteFile, ...]) -> None:
+        unknown = [file.path for file in files if file.sha256 is None and file.git_sha1 is None]
+        if unknown:
+            text = f"not checked: the hub gives no digest of {len(unknown)} of {len(files)} files, such as {unknown[0]}"
+            self._emit(Noted(stage=STAGE, text=text, warning=True))
 
     def _advance(self, detail: str, size_bytes: int) -> None:
         done = self._done + size_bytes

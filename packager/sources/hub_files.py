@@ -49,8 +49,8 @@ class RemoteFile:
 
     @property
     def key(self) -> str:
-        """A file name for the content: its digest."""
-        return self.sha256 or self.git_sha1 or hashlib.sha256(self.url.encode()).hexdigest()
+        """A file name for the content: its digest, or what cannot be taken for one."""
+        return self.sha256 or self.git_sha1 or f"url-{hashlib.sha256(self.url.encode()).hexdigest()}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -36,6 +36,8 @@ def download(file: RemoteFile, partial: Path, wire: Wire, *, advanced: Callable[
         HubFailed: The hub refuses, or the connection kept breaking; what has arrived stays.
         NoSpace: The disk is full; what has arrived stays.
     """
+    if file.size_bytes is None:
+        partial.unlink(missing_ok=True)  # it may be whole already, and the server would be asked for what is behind it
     continued = partial.exists() and partial.stat().st_size > 0
     try:
         return _Download(file, partial, wire, advanced).run()
@@ -89,9 +91,8 @@ class _Download:
             with self._wire.get(file.url, start=self._hasher.size_bytes) as response:
                 if not self._continues(response):
                     self._restart(out)
-                for (
-                    chunk
-                ) in response.iter_raw():  # as it arrives: what httpx gathered would be lost with the connection
+                # Chunks as they arrive: what httpx gathers into larger ones is lost with the connection.
+                for chunk in response.iter_raw():
                     _write(out, chunk)
                     self._hasher.update(chunk)
                     self._wire.patience.rewarded()

@@ -156,9 +156,7 @@ class Wire:
                 hint="Check HF_ENDPOINT or MODELSCOPE_ENDPOINT, and the proxy.",
             )
         if scheme == "http" and urlsplit(url).scheme == "https":
-            self.warn(
-                f"{urlsplit(url).netloc} redirects to unencrypted http://{host}; digests are compared all the same"
-            )
+            self.warn(f"{urlsplit(url).netloc} redirects to unencrypted http://{host}")
         return target
 
     def _judge(self, response: httpx.Response) -> tuple[str, float | None]:

@@ -221,3 +221,14 @@ def test_a_damaged_commit_of_the_cache_is_fetched_again(hub: HubServer, name: st
     fetched = fetch(name)
     (fetched.folder / FIRST).resolve().write_bytes(flipped(files[FIRST]))
     assert held(fetch(f"{name}@{fetched.revision}").folder) == needed(files)
+
+
+def test_a_hub_that_gives_no_digests_is_said_to_be_unchecked(hub: HubServer, name: str, tmp_path: Path) -> None:
+    files = checkpoint_files()
+    hub.push("org/model", files)
+    hub.gives_digests = False
+    events: list[Event] = []
+    assert held(fetch(name, emit=events.append, output=tmp_path / "out").folder) == needed(files)
+    assert notes(events) == ["not checked: the hub gives no digest of 11 of 11 files, such as config.json"]
+    assert held(fetch(name).folder) == needed(files)
+    assert held(fetch(name, offline=True).folder) == needed(files)

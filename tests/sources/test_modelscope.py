@@ -251,6 +251,15 @@ def test_a_list_that_the_hub_cuts_short_is_asked_for_without_its_folders(hub: Hu
     assert held(fetch(NAME).folder) == top
 
 
+def test_sizes_that_the_hub_does_not_know_are_no_obstacle(hub: HubServer, tmp_path: Path, naps: list[float]) -> None:
+    files = checkpoint_files()
+    hub.push("org/model", files)
+    hub.gives_sizes = False
+    hub.faults = [Fault(path=f"FilePath={FIRST}", cut=100_000)]
+    assert held(fetch(NAME, output=tmp_path / "out").folder) == needed(files)
+    assert asked_for(hub, FIRST) == [None, "bytes=100000-"]
+
+
 def test_nobody_at_the_endpoint_is_one_line(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODELSCOPE_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(HubFailed, match=r"http://127\.0\.0\.1:9 cannot be reached") as caught:
