@@ -12,17 +12,8 @@ from packager.durable import FileDigest
 from packager.errors import InputInvalid
 from packager.events import Event, Noted
 from packager.sources.hub_files import RemoteFile
-from packager.sources.hub_place import (
-    PRIVATE,
-    RECEIPT,
-    BlobPlace,
-    FetchedReceipt,
-    FolderPlace,
-    Place,
-    read_receipt,
-    read_ref,
-    write_ref,
-)
+from packager.sources.hub_place import BlobPlace, FolderPlace, Place
+from packager.sources.hub_records import PRIVATE, RECEIPT, FetchedReceipt, read_receipt, read_ref, write_ref
 from tests.hub_server import git_sha1, sha256
 
 DATA = b"the bytes"
