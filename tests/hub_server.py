@@ -1,8 +1,7 @@
 """Hugging Face's and ModelScope's hub on loopback, speaking their protocols, with the faults that networks have.
 
-The clients in tests/sources/test_hub_server.py are the real ones (huggingface_hub, and what ModelScope's answers look like), so
-that what is proved against this server is proved against the protocol. Large files of Hugging Face are redirected to
-a second server, as to a CDN.
+Large files of Hugging Face are redirected to a second server, as to a CDN. That it is the protocol is shown by the real
+huggingface_hub, which fetches from it in tests/sources/test_huggingface.py; modelscope 1.40.2 does too, which no test shows.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 LARGE = (".safetensors", "tokenizer.json")  # what is kept in LFS
 BRANCHES = ("main", "master")
@@ -320,8 +319,3 @@ NOT_NEEDED = (
     "consolidated.safetensors", "model-q4.gguf", "onnx/model.onnx", "tf_model.h5", "flax_model.msgpack", "modeling_x.py",
     "original/params.json", "trainer_state.json",
 )  # fmt: skip
-
-
-def url_of(path: str) -> str:
-    """Give a file's path as it stands in an address."""
-    return quote(path)

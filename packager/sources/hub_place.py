@@ -132,6 +132,7 @@ class FolderPlace:
             if path.is_file():
                 with contextlib.suppress(IntegrityMismatch):
                     return hash_file(file, path)
+                self._staged(file).unlink(missing_ok=True)  # nothing damaged may be moved into place later
         self._refuse_foreign(self.folder / file.path, file.path)
         return None
 

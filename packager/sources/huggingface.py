@@ -27,6 +27,7 @@ _PAGE = "https://huggingface.co"
 _BRANCH = "main"
 _LIBRARY = "ollama-packager"
 _LOCK = "packager.lock"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -80,7 +81,7 @@ class HuggingFace:
                     f"{self.endpoint} does not answer as the hub does ({type(error).__name__}: {str(error)[:100]})",
                     hint="Check HF_ENDPOINT and the proxy.",
                 ) from error
-        if not info.sha or not _DIGEST.fullmatch(info.sha):
+        if not info.sha or not _COMMIT.fullmatch(info.sha):
             raise HubFailed(f"{self.endpoint} names no commit of {name}", hint="Check HF_ENDPOINT.")
         wire.patience.rewarded()
         return Listing(commit=info.sha, files=tuple(self._file(name, info.sha, one) for one in info.siblings or ()))

@@ -1,19 +1,16 @@
 from __future__ import annotations
 
-import json
 import multiprocessing
 import threading
 from pathlib import Path
 
 import pytest
 
-from packager.codec import pretty_json
 from packager.durable import FileDigest
 from packager.errors import InputInvalid
 from packager.events import Event, Noted
 from packager.sources.hub_files import RemoteFile
 from packager.sources.hub_place import BlobPlace, FolderPlace, Place
-from packager.sources.hub_records import PRIVATE, RECEIPT, FetchedReceipt, read_receipt, read_ref, write_ref
 from tests.hub_server import git_sha1, sha256
 
 DATA = b"the bytes"
@@ -55,15 +52,6 @@ def test_a_link_of_a_cache_is_relative_so_that_the_cache_can_be_moved(tmp_path: 
     assert (place.folder / "sub/b.json").readlink() == Path("../../../blobs") / git_sha1(DATA)
 
 
-def test_a_ref_is_read_back_and_a_commit_needs_none(tmp_path: Path) -> None:
-    write_ref(tmp_path, "refs/pr/1", "c" * 40)
-    assert read_ref(tmp_path, "refs/pr/1") == (tmp_path / "refs/refs/pr/1").read_text() == "c" * 40
-    write_ref(tmp_path, "d" * 40, "d" * 40)
-    assert read_ref(tmp_path, "d" * 40) is None
-    (tmp_path / "refs/main").write_text("../../outside")
-    assert read_ref(tmp_path, "main") is None
-
-
 def hold(root: str, kind: str, ready: object, leave: object) -> None:
     with places(Path(root))[kind].locked(lambda event: None):
         ready.set()  # type: ignore[attr-defined]
@@ -92,34 +80,20 @@ def test_the_second_one_waits_for_the_first_and_says_so(kind: str, killed: bool,
     assert "waiting for it" in event.text
 
 
-def receipt_text(name: str, *, complete: bool) -> str:
-    files = (FileDigest(name=name, size_bytes=1, sha256="0"),)
-    return pretty_json(FetchedReceipt(source="hf:a/b", revision="c", files=files, complete=complete))
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "{", "[]", "{}", '{"source": 1}', receipt_text("x", complete=False), receipt_text("../x", complete=True),
-     receipt_text("/x", complete=True)],
-    ids=["empty", "cut", "list", "object", "type", "not to the end", "outside", "absolute"],
-)  # fmt: skip
-def test_a_receipt_that_cannot_be_trusted_is_none(text: str, tmp_path: Path) -> None:
-    (tmp_path / PRIVATE).mkdir()
-    (tmp_path / PRIVATE / RECEIPT).write_text(text)
-    assert read_receipt(tmp_path) is None
-
-
-def test_a_receipt_is_read_back(tmp_path: Path) -> None:
-    receipt = FetchedReceipt(source="hf:a/b", revision="c", files=DIGESTS, complete=True)
-    (tmp_path / PRIVATE).mkdir()
-    (tmp_path / PRIVATE / RECEIPT).write_text(pretty_json(receipt))
-    assert read_receipt(tmp_path) == receipt
-    assert json.loads(pretty_json(receipt))["complete"] is True
-
-
 def test_a_foreign_file_is_named_before_anything_is_fetched(tmp_path: Path) -> None:
     place = places(tmp_path)["folder"]
     with place.locked(lambda event: None):
         (tmp_path / "out" / LARGE.path).write_bytes(b"mine")
         with pytest.raises(InputInvalid, match=r"a\.safetensors: exists, and packager did not fetch it"):
             place.have(LARGE, lambda event: None)
+
+
+def test_a_staged_file_that_was_damaged_does_not_replace_a_good_one(tmp_path: Path) -> None:
+    place = places(tmp_path)["folder"]
+    with place.locked(lambda event: None):
+        (tmp_path / "out" / LARGE.path).write_bytes(DATA)
+        place.partial(LARGE).write_bytes(b"damaged")
+        place.keep(LARGE)
+        assert place.have(LARGE, lambda event: None) is not None
+        place.publish((LARGE,), DIGESTS[:1])
+    assert (tmp_path / "out" / LARGE.path).read_bytes() == DATA
