@@ -76,12 +76,13 @@ def folder_name(folder: Path) -> str:
     A checkpoint of a training run is also known by the run.
 
     Example:
-        `models--Qwen--Qwen3-0.6B/snapshots/c1899de` gives `Qwen3-0.6B`, `packy/checkpoint-12` gives `packy-checkpoint-12`.
+        `models--Qwen--Qwen3-0.6B/snapshots/c1899de` gives `Qwen3-0.6B`; so does ModelScope's
+        `Qwen--Qwen3-0.6B/snapshots/master`. `packy/checkpoint-12` gives `packy-checkpoint-12`.
     """
     full = folder.absolute()
     if _CHECKPOINT.fullmatch(full.name) and full.parent.name:
         return f"{full.parent.name}-{full.name}"
-    if full.parent.name == "snapshots" and full.parent.parent.name.startswith("models--"):
+    if full.parent.name == "snapshots" and "--" in full.parent.parent.name:
         return full.parent.parent.name.rsplit("--", 1)[-1]
     return full.name or full.resolve().name
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from packager.durable import disk_error, sha256_file, sync_file
 from packager.errors import InputInvalid, UnsafeInput
 from packager.events import Emit, Noted
-from packager.formats.checkpoint import list_names
+from packager.formats.checkpoint import folder_name, list_names
 from packager.formats.json_file import JsonObject, parse_object, read_object, read_text
 from packager.formats.safetensors import read_header
 from packager.sources import torch_archive
@@ -72,7 +72,7 @@ def converted_folder(folder: Path, *, adapter: bool, emit: Emit) -> Path:
         if (folder / _INDEX).is_file() and not adapter:
             (staging / "model.safetensors.index.json").write_text(_index(folder, left_out), encoding="utf-8")
 
-    return made_once(_KIND, _key([*digests, *tied]), folder.absolute().name, make)
+    return made_once(_KIND, _key([*digests, *tied]), folder_name(folder), make)
 
 
 def convert_pickle(

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from packager.errors import InputInvalid, Unsupported
-from packager.formats.checkpoint import list_names
+from packager.formats.checkpoint import folder_name, list_names
 from packager.formats.json_file import read_object
 from packager.formats.safetensors import read_header
 from packager.formats.weight_files import INDEX, SINGLE, read_shards
@@ -62,7 +62,7 @@ def usual_layout(folder: Path) -> Path:
             (staging / INDEX).write_text(index, encoding="utf-8")
 
     key = fingerprint([folder / name for name in names if (folder / name).is_file()], index or "")
-    return made_once(_KIND, key, folder.absolute().name, make)
+    return made_once(_KIND, key, folder_name(folder), make)
 
 
 def _refuse_own_layout(folder: Path, names: tuple[str, ...]) -> None:
