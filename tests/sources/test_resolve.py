@@ -9,10 +9,13 @@ import pytest
 
 from packager.errors import InputInvalid, PackagerError, Usage
 from packager.events import Event, Noted
-from packager.sources import hub
+from packager.formats.adapter import read_adapter
+from packager.formats.checkpoint import read_checkpoint
+from packager.sources import hub as hub_module
 from packager.sources.hub import Fetched
 from packager.sources.resolve import Sources, Typed, resolve
 from tests.formats.tiny_folders import write_adapter, write_base
+from tests.hub_server import HubServer
 from tests.sources.test_trainer_output import write_run
 
 GOLDENS = Path(__file__).parent.parent / "goldens" / "llamafactory"
@@ -36,7 +39,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
         asked.append(text)
         return Fetched(folder=write_base(tmp_path / "from-hub"), files=(), revision="a" * 40, source=text)
 
-    monkeypatch.setattr(hub, "fetch", fetch)
+    monkeypatch.setattr(hub_module, "fetch", fetch)
     return asked
 
 
@@ -134,6 +137,19 @@ def test_a_yaml_can_name_a_base_on_a_hub(
     resolve(Typed(base=Path("a.yaml")))
 
     assert fetched == [asked]
+
+
+def test_base_and_adapter_come_from_a_hub_that_speaks_the_protocol(here: Path, hub: HubServer) -> None:
+    pushed = {"org/packy": here / "SmolLM2-135M-Instruct", "org/packy-lora": write_adapter(here / "lora")}
+    for name, folder in pushed.items():
+        hub.push(name, {path.name: path.read_bytes() for path in folder.iterdir()})
+    Path("a.yaml").write_text("model_name_or_path: org/packy\nadapter_name_or_path: org/packy-lora\n")
+
+    found = resolve(Typed(base=Path("a.yaml")))
+
+    base = read_checkpoint(found.base)
+    adapter = read_adapter(found.adapters[0], base)
+    assert (base.name, adapter.name) == ("packy", "packy-lora")
 
 
 def _elsewhere(here: Path, monkeypatch: pytest.MonkeyPatch) -> Typed:
