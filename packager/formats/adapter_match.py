@@ -200,7 +200,8 @@ class Matcher:
 
     def _base_copy(self, copy: TensorEntry, target: TensorEntry) -> Iterator[Update]:
         """Take the copy of a base tensor that peft saves beside an output layer or an embedding: new where it was resized."""
-        stored = next((entry for entry in self.base.tensors if entry.name == target.name), target)
+        name = self.embedding if target.name == self.tied_output else target.name
+        stored = next(entry for entry in self.base.tensors if entry.name == name)
         if target.name in self.changed or stored.shape != target.shape:
             yield self._replaced(copy, target)
         elif not same_values(copy, stored):
