@@ -11,8 +11,9 @@ from typing import TypeVar
 
 from packager.artifacts import Adapter, Checkpoint, Quant
 from packager.errors import InputInvalid, NoSpace, PackagerError, PlanRefused, Unsupported, Usage
-from packager.formats.adapter import read_adapter
-from packager.formats.checkpoint import read_checkpoint
+from packager.events import Emit, silent
+from packager.formats.adapter import read_adapters
+from packager.formats.checkpoint import folder_name, read_checkpoint
 from packager.formats.labelled_rows import LabelledRow, read_labelled_rows
 from packager.formats.model_name import DEFAULT_TAG, ModelName
 from packager.sources.hub_origin import hub_origin
@@ -26,7 +27,10 @@ _SMALL_FILES_BYTES = 4 << 20  # template, Modelfile, report, receipts
 
 @dataclass(frozen=True, kw_only=True)
 class BuildRequest:
-    """What the user asked for, as typed. `adapter` is None for a full fine-tune, `name` None to register nothing."""
+    """What the user asked for, as typed. `adapter` is None for a full fine-tune, `name` None to register nothing.
+
+    `more_adapters` are merged after `adapter`, in order; `dequantize_base` takes a base in 4 bits.
+    """
 
     base: Path
     adapter: Path | None
@@ -41,6 +45,13 @@ class BuildRequest:
     data: Path | None = None
     data_rows: int = 16
     reference_memory_bytes: int | None = None
+    more_adapters: tuple[Path, ...] = ()
+    dequantize_base: bool = False
+
+    @property
+    def adapters(self) -> tuple[Path, ...]:
+        """All adapters, in order."""
+        return (*(() if self.adapter is None else (self.adapter,)), *self.more_adapters)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +112,10 @@ def make_plan(request: BuildRequest) -> Plan:
         PlanRefused: With every problem found, not only the first.
     """
     problems: list[PackagerError] = []
-    base = _attempt(problems, lambda: read_checkpoint(request.base))
+    base = _attempt(problems, lambda: read_checkpoint(readable_base(request.base, dequantize=request.dequantize_base)))
     adapter = None
-    if base is not None and request.adapter is not None:
-        folder = request.adapter
-        adapter = _attempt(problems, lambda: read_adapter(folder, base))
+    if base is not None and request.adapters:
+        adapter = _attempt(problems, lambda: read_adapters(request.adapters, base))
     tree = _attempt(problems, lambda: cached_tree(request.llama_cpp))
     typed = request.name
     name = _attempt(problems, lambda: build_name(typed)) if typed is not None else None
@@ -117,7 +127,7 @@ def make_plan(request: BuildRequest) -> Plan:
     if tree is not None:
         _attempt(problems, lambda: _check_architecture(base, tree))
     template = None
-    if adapter is not None or request.adapter is None:
+    if adapter is not None or not request.adapters:
         job = TemplatesJob(base=base, adapter=adapter, template_file=request.template_file)
         template = _attempt(problems, lambda: make_template(job))
     stem = _file_stem(name, base, adapter)
@@ -133,8 +143,8 @@ def make_plan(request: BuildRequest) -> Plan:
     summary = PlanSummary(
         base=base.name,
         architecture=base.architecture,
-        adapter=adapter.name if adapter else None,
-        updates=len(adapter.pairs) if adapter else 0,
+        adapter=" + ".join(map(folder_name, adapter.folders)) if adapter else None,
+        updates=len(adapter.targets) if adapter else 0,
         files=files,
         peak_disk_bytes=needed,
         free_disk_bytes=free,
@@ -154,6 +164,15 @@ def make_plan(request: BuildRequest) -> Plan:
         data=data,
         summary=summary,
     )
+
+
+def readable_base(folder: Path, *, dequantize: bool, emit: Emit = silent) -> Path:
+    """Give the folder of a base, or that of its 16 bits in the cache where it is to be dequantized."""
+    if not dequantize:
+        return folder
+    from packager.weights.dequantized_base import dequantized_base
+
+    return dequantized_base(folder, emit=emit)
 
 
 def build_name(text: str) -> ModelName:
@@ -200,6 +219,8 @@ def _notes(tree: LlamaCppTree | None, adapter: Adapter | None) -> tuple[str, ...
         notes.append("llama.cpp's converter is fetched by the build; whether it knows the architecture: not checked")
     if adapter is None:
         notes.append("no adapter: the base is packaged as it is")
+    elif adapter.output_layer is not None:
+        notes.append(f"{adapter.output_layer.name} is no longer tied to the embedding: only one of them was trained")
     return tuple(notes)
 
 

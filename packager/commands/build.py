@@ -13,6 +13,8 @@ from packager.commands import options, source_options
 @click.command(short_help="Base and adapter in, a verified Ollama model out.")
 @options.base
 @options.adapter
+@options.more_adapters
+@options.dequantize_base
 @options.output
 @options.quants
 @options.name
@@ -30,6 +32,8 @@ from packager.commands import options, source_options
 def build(
     base: Path,
     adapter: Path | None,
+    more_adapters: tuple[Path, ...],
+    dequantize_base: bool,
     output: Path,
     quants: tuple[Quant, ...],
     name: str | None,
@@ -70,6 +74,8 @@ def build(
         register=not no_register,
         verify=not no_verify,
         replace=replace,
+        more_adapters=more_adapters,
+        dequantize_base=dequantize_base,
         data=data,
         data_rows=data_rows,
         reference_memory_bytes=reference_memory_bytes,

@@ -13,6 +13,8 @@ from packager.commands import options, source_options
 @click.command(short_help="Write the merged Hugging Face checkpoint.")
 @options.base
 @options.adapter
+@options.more_adapters
+@options.dequantize_base
 @options.output
 @click.option(
     "--dtype", type=click.Choice([dtype.value for dtype in Dtype]), help="Element type; by default the base's."
@@ -24,6 +26,8 @@ from packager.commands import options, source_options
 def merge(
     base: Path,
     adapter: Path | None,
+    more_adapters: tuple[Path, ...],
+    dequantize_base: bool,
     output: Path,
     dtype: str | None,
     template_file: str | None,
@@ -38,12 +42,18 @@ def merge(
     """
     from packager.console import Console
     from packager.errors import Usage
+    from packager.plan import readable_base
     from packager.single_stages import merge as run
 
     if adapter is None:
         raise Usage(f"{base}: there is no adapter to merge", hint="packager merge BASE ADAPTER -o DIR")
     with Console(quiet=quiet, as_json=as_json) as console:
         result = run(
-            base, adapter, output, dtype=Dtype(dtype) if dtype else None, template_file=template_file, emit=console.emit
+            readable_base(base, dequantize=dequantize_base, emit=console.emit),
+            (adapter, *more_adapters),
+            output,
+            dtype=Dtype(dtype) if dtype else None,
+            template_file=template_file,
+            emit=console.emit,
         )
         console.files(result)

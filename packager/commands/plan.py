@@ -13,6 +13,8 @@ from packager.commands import options, source_options
 @click.command(short_help="What a build would do, and every problem it would meet.")
 @options.base
 @options.adapter
+@options.more_adapters
+@options.dequantize_base
 @options.output
 @options.quants
 @options.name
@@ -26,6 +28,8 @@ from packager.commands import options, source_options
 def plan(
     base: Path,
     adapter: Path | None,
+    more_adapters: tuple[Path, ...],
+    dequantize_base: bool,
     output: Path,
     quants: tuple[Quant, ...],
     name: str | None,
@@ -58,6 +62,8 @@ def plan(
         register=not no_register,
         verify=not no_verify,
         replace=replace,
+        more_adapters=more_adapters,
+        dequantize_base=dequantize_base,
     )
     with Console(as_json=as_json) as console:
         console.plan(make_plan(request).summary)

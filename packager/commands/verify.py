@@ -13,6 +13,8 @@ from packager.commands import options, source_options
 @click.argument("folder", type=click.Path(path_type=Path))
 @options.base
 @options.adapter
+@options.more_adapters
+@options.dequantize_base
 @click.option("--name", metavar="NAME", help="Also compare what Ollama serves under NAME:QUANT.")
 @options.template
 @source_options.sources
@@ -25,6 +27,8 @@ def verify(
     folder: Path,
     base: Path,
     adapter: Path | None,
+    more_adapters: tuple[Path, ...],
+    dequantize_base: bool,
     name: str | None,
     template_file: str | None,
     gates: tuple[tuple[str, float], ...],
@@ -47,13 +51,14 @@ def verify(
     from packager.formats.labelled_rows import read_labelled_rows
     from packager.parity.gates import gates_from
     from packager.pipeline import failed
+    from packager.plan import readable_base
     from packager.single_stages import verify as run
 
     with Console(quiet=quiet, as_json=as_json) as console:
         verdict = run(
             folder,
-            base,
-            adapter,
+            readable_base(base, dequantize=dequantize_base, emit=console.emit),
+            (*(() if adapter is None else (adapter,)), *more_adapters),
             name=name,
             template_file=template_file,
             gates=gates_from(gates),
