@@ -77,6 +77,12 @@ def model_class(folder: Path, index: Callable[[Any], dict[str, Callable[[], Any]
     class Supplied(conversion.ModelBase):  # type: ignore[misc]  # loaded at run time
         """Stands between the architecture's classes and ModelBase, so that their own `index_tensors` still apply."""
 
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            if (rotary := (self.hparams.get("rope_parameters") or {}).get("partial_rotary_factor")) is not None:
+                # Where GPT-NeoX says it; transformers 5 moves it when it reads config.json, and the converter misses it.
+                self.hparams.setdefault("rotary_pct", rotary)
+
         def index_tensors(self, remote_hf_model_id: str | None = None) -> dict[str, Callable[[], Any]]:
             return index(self)
 

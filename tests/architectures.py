@@ -1,0 +1,250 @@
+"""One tiny checkpoint of every architecture that is proved, with random weights, and a LoRA that changes every matrix of it.
+
+Two layers, rows of 256 values so that k-quants apply, and a vocabulary of 512 that is really learned: a sentencepiece model
+where the architecture wants one, byte-level BPE otherwise. llama.cpp's converter knows a BPE tokenizer by a digest of ids, so
+`tree_that_knows` gives a copy of the converter with one digest more, as llama.cpp's own convert_hf_to_gguf_update.py adds them.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import io
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from packager.sources.llama_cpp_tree import LlamaCppTree
+
+LAYERS, HIDDEN, INNER, HEADS, KV_HEADS, VOCABULARY = 2, 256, 512, 4, 2, 512
+RANK, ALPHA = 4, 8
+_SPECIAL = ("<s>", "</s>", "<|endoftext|>", "<|user|>", "<|assistant|>", "<|observation|>", "[gMASK]", "<sop>")
+_TEXT = (
+    "The quick brown fox jumps over the lazy dog, and the dog sleeps on under the warm afternoon sun.",
+    "A model that was trained on one machine should give the same answers on another machine.",
+    "Weights are numbers; adapters are small matrices whose product is added to the weights.",
+    "def merged(weight, a, b, scale): return weight + scale * (b @ a)",
+    "1234567890 + 987654321 = 2222222211, and 3.14159 is near to the ratio of a circle.",
+    "Ein Modell, une machine, otra vez, другой раз, 机器学习, もう一度.",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """How to make a tiny checkpoint.
+
+    Attributes:
+        model: The architecture's class, in transformers unless there are `shapes`.
+        config: Its configuration, on top of `_COMMON`.
+        written: What config.json has beside that, as published models do and transformers 5 does not write.
+        sentencepiece: Whether its vocabulary is a tokenizer.model, otherwise tokenizer.json.
+        shapes: Every tensor, for a class that transformers does not have: its names are those of the author's code.
+    """
+
+    model: str
+    config: dict[str, object] = field(default_factory=dict)
+    written: dict[str, object] = field(default_factory=dict)
+    sentencepiece: bool = False
+    shapes: Callable[[], dict[str, tuple[int, ...]]] | None = None
+
+
+_COMMON: dict[str, object] = {
+    "hidden_size": HIDDEN,
+    "intermediate_size": INNER,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": KV_HEADS,
+    "vocab_size": VOCABULARY,
+    "max_position_embeddings": 1024,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "initializer_range": 0.1,
+}
+_UNTIED = {"tie_word_embeddings": False}
+
+
+def _internlm2() -> dict[str, tuple[int, ...]]:
+    head = HIDDEN // HEADS
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.tok_embeddings.weight": (VOCABULARY, HIDDEN),
+        "model.norm.weight": (HIDDEN,),
+        "output.weight": (VOCABULARY, HIDDEN),
+    }
+    for layer in range(LAYERS):
+        block = f"model.layers.{layer}."
+        shapes |= {
+            f"{block}attention.wqkv.weight": ((HEADS + 2 * KV_HEADS) * head, HIDDEN),
+            f"{block}attention.wo.weight": (HIDDEN, HEADS * head),
+            f"{block}feed_forward.w1.weight": (INNER, HIDDEN),
+            f"{block}feed_forward.w2.weight": (HIDDEN, INNER),
+            f"{block}feed_forward.w3.weight": (INNER, HIDDEN),
+            f"{block}attention_norm.weight": (HIDDEN,),
+            f"{block}ffn_norm.weight": (HIDDEN,),
+        }
+    return shapes
+
+
+ARCHITECTURES = {
+    "qwen2": Architecture(model="Qwen2ForCausalLM", config={"tie_word_embeddings": True}),
+    "qwen3": Architecture(model="Qwen3ForCausalLM", config={"head_dim": 64, **_UNTIED}),
+    "qwen3-moe": Architecture(
+        model="Qwen3MoeForCausalLM",
+        config={"head_dim": 64, "moe_intermediate_size": 256, "num_experts": 4, "num_experts_per_tok": 2, **_UNTIED},
+    ),
+    "llama": Architecture(model="LlamaForCausalLM", sentencepiece=True, config=_UNTIED),
+    "mistral": Architecture(model="MistralForCausalLM", sentencepiece=True, config=_UNTIED),
+    "mixtral": Architecture(
+        model="MixtralForCausalLM",
+        sentencepiece=True,
+        config={"num_local_experts": 4, "num_experts_per_tok": 2, **_UNTIED},
+    ),
+    "gemma2": Architecture(model="Gemma2ForCausalLM", sentencepiece=True, config={"head_dim": 64}),
+    "gemma3": Architecture(model="Gemma3ForCausalLM", sentencepiece=True, config={"head_dim": 64}),
+    "phi3": Architecture(model="Phi3ForCausalLM", sentencepiece=True, config=_UNTIED),
+    "internlm2": Architecture(
+        model="InternLM2ForCausalLM",
+        sentencepiece=True,
+        config={"model_type": "internlm2", "rms_norm_eps": 1e-5, "rope_theta": 1e6, **_UNTIED},
+        shapes=_internlm2,
+    ),
+    "glm4": Architecture(model="Glm4ForCausalLM", config={"head_dim": 64, **_UNTIED}),
+    "deepseek-v2": Architecture(
+        model="DeepseekV2ForCausalLM",
+        config={
+            "num_key_value_heads": HEADS, "first_k_dense_replace": 1, "kv_lora_rank": 64, "q_lora_rank": 96,
+            "n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 256,
+            "qk_nope_head_dim": 32, "qk_rope_head_dim": 32, "v_head_dim": 64, "n_group": 1, "topk_group": 1, **_UNTIED,
+        },
+    ),
+    "cohere": Architecture(model="CohereForCausalLM"),
+    "starcoder2": Architecture(model="Starcoder2ForCausalLM", config={"tie_word_embeddings": True}),
+    "gpt-neox": Architecture(model="GPTNeoXForCausalLM", config=_UNTIED, written={"rotary_pct": 0.25}),
+    "falcon": Architecture(
+        model="FalconForCausalLM",
+        config={"new_decoder_architecture": True, "num_kv_heads": KV_HEADS, "ffn_hidden_size": 4 * HIDDEN},
+    ),
+}  # fmt: skip
+
+
+def make_architecture(name: str, folder: Path) -> None:
+    """Write the checkpoint of an architecture in bfloat16, with its tokenizer."""
+    import torch
+
+    made = ARCHITECTURES[name]
+    torch.manual_seed(0)
+    if made.shapes is None:
+        _save_with_transformers(made, folder)
+    else:
+        folder.mkdir(parents=True)
+        tensors = {key: torch.randn(shape) * 0.1 for key, shape in made.shapes().items()}
+        _save_tensors(tensors, folder / "model.safetensors", torch.bfloat16)
+        config = {**_COMMON, **made.config, "architectures": [made.model], "torch_dtype": "bfloat16"}
+        (folder / "config.json").write_text(json.dumps(config, indent=2))
+    if made.sentencepiece:
+        _write_sentencepiece(folder)
+    else:
+        _write_bpe(folder)
+
+
+def make_architecture_lora(name: str, base: Path, folder: Path) -> None:
+    """Write a LoRA with random A and B on every matrix of the checkpoint but its embedding; peft would call it so."""
+    import torch
+    from safetensors import safe_open
+
+    torch.manual_seed(1)
+    tensors = {}
+    modules = set()
+    with safe_open(base / "model.safetensors", "pt") as file:
+        for key in sorted(file.keys()):
+            shape = file.get_slice(key).get_shape()
+            if len(shape) != 2 or re.search(
+                r"(embed_tokens|tok_embeddings|word_embeddings|embed_in|wte)\.weight$", key
+            ):
+                continue
+            module = key.removesuffix(".weight")
+            modules.add(module)
+            tensors[f"base_model.model.{module}.lora_A.weight"] = torch.randn(RANK, shape[1]) * 0.1
+            tensors[f"base_model.model.{module}.lora_B.weight"] = torch.randn(shape[0], RANK) * 0.1
+    folder.mkdir(parents=True)
+    _save_tensors(tensors, folder / "adapter_model.safetensors", torch.float32)
+    config = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": None, "bias": "none",
+        "r": RANK, "lora_alpha": ALPHA, "lora_dropout": 0.0, "target_modules": sorted(modules),
+    }  # fmt: skip
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2))
+
+
+def tree_that_knows(tree: LlamaCppTree, checkpoints: Iterable[Path], folder: Path) -> LlamaCppTree:
+    """Copy the converter to `folder`, with the digests of the checkpoints' BPE tokenizers among those it knows."""
+    from transformers import AutoTokenizer
+
+    base = (tree.path / "conversion/base.py").read_text()
+    found = re.search(r"chktxt = ('.*')\n", base)
+    assert found
+    text = ast.literal_eval(found[1])
+    encoded = {str(AutoTokenizer.from_pretrained(checkpoint).encode(text)) for checkpoint in checkpoints}
+    digests = sorted(hashlib.sha256(ids.encode()).hexdigest() for ids in encoded)
+    known = f'        res = None\n        if chkhsh in {digests}:\n            res = "gpt-2"\n'
+    assert base.count("        res = None\n") == 1
+    shutil.copytree(tree.path, folder, ignore=shutil.ignore_patterns("__pycache__", "bin"))
+    (folder / "conversion/base.py").write_text(base.replace("        res = None\n", known))
+    return LlamaCppTree(path=folder, version=tree.version)
+
+
+def _save_with_transformers(made: Architecture, folder: Path) -> None:
+    import torch
+    import transformers
+
+    model_class = getattr(transformers, made.model)
+    config = model_class.config_class(**{**_COMMON, **made.config}, dtype="bfloat16")
+    model = model_class(config)
+    with torch.no_grad():
+        for parameter in model.parameters():  # norms and biases too: all ones or zeros would hide a mistake
+            parameter.copy_(torch.randn_like(parameter) * 0.1)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    path = folder / "config.json"
+    changes = {**made.written, "architectures": [made.model]}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}, indent=2))
+
+
+def _save_tensors(tensors: dict[str, object], path: Path, dtype: object) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.to(dtype) for name, tensor in tensors.items()}, path, metadata={"format": "pt"})  # type: ignore[attr-defined]
+
+
+def _write_sentencepiece(folder: Path) -> None:
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(_TEXT), model_writer=model, model_type="bpe", vocab_size=VOCABULARY, byte_fallback=True,
+        hard_vocab_limit=True, minloglevel=2, num_threads=1,
+    )  # fmt: skip
+    (folder / "tokenizer.model").write_bytes(model.getvalue())
+    _write_tokenizer_config(folder, "LlamaTokenizer")
+
+
+def _write_bpe(folder: Path) -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=list(_SPECIAL), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )  # fmt: skip
+    tokenizer.train_from_iterator(_TEXT, trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    _write_tokenizer_config(folder, "TokenizersBackend")
+
+
+def _write_tokenizer_config(folder: Path, kind: str) -> None:
+    template = "{% for m in messages %}{{ m.role }}: {{ m.content }}</s>{% endfor %}"
+    config = {"tokenizer_class": kind, "bos_token": "<s>", "eos_token": "</s>", "chat_template": template}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2))
