@@ -16,8 +16,12 @@ import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from packager.sources.llama_cpp_tree import LlamaCppTree
+
+if TYPE_CHECKING:
+    import torch
 
 LAYERS, HIDDEN, INNER, HEADS, KV_HEADS, VOCABULARY = 2, 256, 512, 4, 2, 512
 RANK, ALPHA = 4, 8
@@ -151,7 +155,10 @@ def make_architecture(name: str, folder: Path) -> None:
 
 
 def make_architecture_lora(name: str, base: Path, folder: Path) -> None:
-    """Write a LoRA with random A and B on every matrix of the checkpoint but its embedding; peft would call it so."""
+    """Write a LoRA with random A and B on every matrix of the checkpoint but its embedding, under the checkpoint's names.
+
+    Those are the names of the author's code and of transformers 4.
+    """
     import torch
     from safetensors import safe_open
 
@@ -176,6 +183,50 @@ def make_architecture_lora(name: str, base: Path, folder: Path) -> None:
         "r": RANK, "lora_alpha": ALPHA, "lora_dropout": 0.0, "target_modules": sorted(modules),
     }  # fmt: skip
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2))
+
+
+def make_peft_lora(name: str, base: Path, folder: Path) -> None:
+    """Write the LoRA that peft makes on every matrix of the model but its embedding, under the names that transformers has.
+
+    Experts and routers are parameters in transformers 5, so they are trained as such (`target_parameters`).
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    model = load_float32(name, base)
+    linear = {
+        key
+        for key, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and not (key == "lm_head" and model.config.tie_word_embeddings)
+    }
+    parameters = [
+        key
+        for key, parameter in model.named_parameters()
+        if re.search(r"\.experts\.\w+$|\.gate\.weight$", key) and parameter.dim() >= 2
+    ]
+    config = LoraConfig(
+        r=RANK, lora_alpha=ALPHA, target_modules=sorted(linear), target_parameters=parameters or None,
+        init_lora_weights=False, task_type="CAUSAL_LM",
+    )  # fmt: skip
+    torch.manual_seed(2)
+    get_peft_model(model, config).save_pretrained(folder, save_embedding_layers=False)
+
+
+def merge_with_peft(name: str, base: Path, lora: Path, folder: Path) -> dict[str, torch.Tensor]:
+    """Give what peft's merge_and_unload makes of a float32 base, by the names of the checkpoint."""
+    from peft import PeftModel
+    from safetensors.torch import load_file
+
+    PeftModel.from_pretrained(load_float32(name, base), lora).merge_and_unload().save_pretrained(folder)
+    return load_file(folder / "model.safetensors")
+
+
+def load_float32(name: str, base: Path) -> Any:
+    """Load a checkpoint with transformers, in float32."""
+    import torch
+    import transformers
+
+    return getattr(transformers, ARCHITECTURES[name].model).from_pretrained(base, dtype=torch.float32)
 
 
 def tree_that_knows(tree: LlamaCppTree, checkpoints: Iterable[Path], folder: Path) -> LlamaCppTree:

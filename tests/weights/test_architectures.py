@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from packager.artifacts import Checkpoint, Dtype, Quant
 from packager.formats.adapter import read_adapter
@@ -16,7 +18,16 @@ from packager.formats.checkpoint import read_checkpoint
 from packager.sources.llama_cpp_tree import LlamaCppTree
 from packager.stages.weights import MergeJob, QuantizeJob, merge, quantize
 from tests import llama_cpp_tools as llama
-from tests.architectures import ARCHITECTURES, make_architecture, make_architecture_lora, tree_that_knows
+from tests.architectures import (
+    ALPHA,
+    ARCHITECTURES,
+    RANK,
+    make_architecture,
+    make_architecture_lora,
+    make_peft_lora,
+    merge_with_peft,
+    tree_that_knows,
+)
 
 # The converter guesses these from the folder's name, which is an accident; packager never does.
 FROM_FOLDER_NAME = {"general.name", "general.basename", "general.finetune", "general.version", "general.size_label"}
@@ -71,14 +82,17 @@ def merged(checkpoint: Callable[[str], Path], lora: Callable[[str], Path], outpu
 
     @functools.cache
     def make(name: str) -> Path:
-        base = read_checkpoint(checkpoint(name))
-        output = outputs / f"{name}-merged"
-        output.mkdir()
-        adapter = read_adapter(lora(name), base)
-        merge(MergeJob(base=base, adapter=adapter, dtype=Dtype.FLOAT32, output=output, chat_template=None))
-        return output
+        return merged_with(checkpoint(name), lora(name), outputs / f"{name}-merged")
 
     return make
+
+
+def merged_with(checkpoint: Path, lora: Path, output: Path) -> Path:
+    base = read_checkpoint(checkpoint)
+    output.mkdir()
+    adapter = read_adapter(lora, base)
+    merge(MergeJob(base=base, adapter=adapter, dtype=Dtype.FLOAT32, output=output, chat_template=None))
+    return output
 
 
 def built(base: Checkpoint, lora: Path | None, tree: LlamaCppTree, output: Path) -> dict[Quant, Path]:
@@ -150,3 +164,40 @@ def test_base_and_lora_are_what_llama_cpp_makes_of_our_float32_merge(
 ) -> None:
     ours = built(read_checkpoint(checkpoint(name)), lora(name), knowing_tree, tmp_path / "ours")
     assert_same(name, ours, merged(name), converter, tmp_path)
+
+
+@each_architecture
+def test_the_merge_is_the_sum_in_float64(
+    name: str, checkpoint: Callable[[str], Path], lora: Callable[[str], Path], merged: Callable[[str], Path]
+) -> None:
+    before = load_file(checkpoint(name) / "model.safetensors")
+    pairs = load_file(lora(name) / "adapter_model.safetensors")
+    after = load_file(merged(name) / "model.safetensors")
+    assert after.keys() == before.keys()
+    for key, weight in before.items():
+        module = f"base_model.model.{key.removesuffix('.weight')}"
+        expected = weight.to(torch.float64)
+        if f"{module}.lora_A.weight" in pairs:
+            a, b = (pairs.pop(f"{module}.lora_{side}.weight").to(torch.float64) for side in "AB")
+            expected += ALPHA / RANK * (b @ a)
+        assert_close(after[key], expected, key)
+    assert pairs == {}
+
+
+@pytest.mark.parametrize("name", [name for name, made in ARCHITECTURES.items() if made.shapes is None])
+@pytest.mark.filterwarnings(
+    "ignore:The following .*_pattern keys did not match"
+)  # peft's own, of parameters it did match
+def test_the_merge_is_pefts(name: str, checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    make_peft_lora(name, checkpoint(name), tmp_path / "lora")
+    theirs = merge_with_peft(name, checkpoint(name), tmp_path / "lora", tmp_path / "theirs")
+    ours = load_file(merged_with(checkpoint(name), tmp_path / "lora", tmp_path / "ours") / "model.safetensors")
+    before = load_file(checkpoint(name) / "model.safetensors")
+    assert ours.keys() == theirs.keys() == before.keys()
+    for key, expected in theirs.items():
+        assert_close(ours[key], expected, key)
+
+
+def assert_close(ours: torch.Tensor, expected: torch.Tensor, name: str) -> None:
+    """Equal to 1e-6 of the largest value."""
+    assert (ours.to(torch.float64) - expected.to(torch.float64)).abs().max() <= 1e-6 * expected.abs().max(), name
