@@ -45,6 +45,7 @@ class Architecture:
         config: Its configuration, on top of `_COMMON`.
         written: What config.json has beside that, as published models do and transformers 5 does not write.
         sentencepiece: Whether its vocabulary is a tokenizer.model, otherwise tokenizer.json.
+        transposed: Whether its linear layers are stored `(in, out)`, as transformers' Conv1D has them.
         shapes: Every tensor, for a class that transformers does not have: its names are those of the author's code.
     """
 
@@ -52,6 +53,7 @@ class Architecture:
     config: dict[str, object] = field(default_factory=dict)
     written: dict[str, object] = field(default_factory=dict)
     sentencepiece: bool = False
+    transposed: bool = False
     shapes: Callable[[], dict[str, tuple[int, ...]]] | None = None
 
 
@@ -131,6 +133,59 @@ ARCHITECTURES = {
         model="FalconForCausalLM",
         config={"new_decoder_architecture": True, "num_kv_heads": KV_HEADS, "ffn_hidden_size": 4 * HIDDEN},
     ),
+    # Beyond the list: what else people fine-tune.
+    "qwen2-moe": Architecture(
+        model="Qwen2MoeForCausalLM",
+        config={
+            "moe_intermediate_size": 256, "shared_expert_intermediate_size": 512, "num_experts": 4,
+            "num_experts_per_tok": 2, **_UNTIED,
+        },
+    ),
+    "gemma": Architecture(model="GemmaForCausalLM", sentencepiece=True, config={"head_dim": 64}),
+    "cohere2": Architecture(
+        model="Cohere2ForCausalLM", config={"head_dim": 64, "sliding_window": 512}, written={"rotary_pct": 1.0}
+    ),
+    "olmo2": Architecture(model="Olmo2ForCausalLM", config=_UNTIED),
+    "granite": Architecture(model="GraniteForCausalLM", config=_UNTIED),
+    "granite-moe": Architecture(
+        model="GraniteMoeForCausalLM", config={"num_local_experts": 4, "num_experts_per_tok": 2, **_UNTIED}
+    ),
+    "phi2": Architecture(model="PhiForCausalLM", config=_UNTIED),
+    "gpt2": Architecture(
+        model="GPT2LMHeadModel",
+        config={"n_embd": HIDDEN, "n_layer": LAYERS, "n_head": HEADS, "n_positions": 1024},
+        written={"n_ctx": 1024},
+        transposed=True,
+    ),
+    "bloom": Architecture(model="BloomForCausalLM", config={"n_layer": LAYERS, "n_head": HEADS}),
+    "stablelm": Architecture(model="StableLmForCausalLM", config=_UNTIED),
+    "olmoe": Architecture(
+        model="OlmoeForCausalLM", config={"num_experts": 4, "num_experts_per_tok": 2, **_UNTIED}
+    ),
+    "exaone4": Architecture(model="Exaone4ForCausalLM", config={"sliding_window": 512, **_UNTIED}),
+    "smollm3": Architecture(model="SmolLM3ForCausalLM", config={"tie_word_embeddings": True}),
+    "deepseek-v3": Architecture(
+        model="DeepseekV3ForCausalLM",
+        config={
+            "num_key_value_heads": HEADS, "first_k_dense_replace": 1, "kv_lora_rank": 64, "q_lora_rank": 96,
+            "n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 256,
+            "qk_nope_head_dim": 32, "qk_rope_head_dim": 32, "v_head_dim": 64, "n_group": 1, "topk_group": 1, **_UNTIED,
+        },
+    ),
+    "ernie4.5": Architecture(model="Ernie4_5ForCausalLM", sentencepiece=True, config={"head_dim": 64, **_UNTIED}),
+    "seed-oss": Architecture(model="SeedOssForCausalLM", config={"head_dim": 64, **_UNTIED}),
+    "nemotron": Architecture(model="NemotronForCausalLM", sentencepiece=True, config=_UNTIED),
+    "glm4-moe": Architecture(
+        model="Glm4MoeForCausalLM",
+        config={
+            "head_dim": 64, "n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2,
+            "moe_intermediate_size": 256, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1, **_UNTIED,
+        },
+    ),
+    "gpt-oss": Architecture(
+        model="GptOssForCausalLM",
+        config={"head_dim": 64, "intermediate_size": 256, "num_local_experts": 4, "num_experts_per_tok": 2, **_UNTIED},
+    ),
 }  # fmt: skip
 
 
@@ -168,14 +223,13 @@ def make_architecture_lora(name: str, base: Path, folder: Path) -> None:
     with safe_open(base / "model.safetensors", "pt") as file:
         for key in sorted(file.keys()):
             shape = file.get_slice(key).get_shape()
-            if len(shape) != 2 or re.search(
-                r"(embed_tokens|tok_embeddings|word_embeddings|embed_in|wte)\.weight$", key
-            ):
+            if len(shape) != 2 or re.search(r"(\w*embed\w*|wte|wpe)\.weight$|_bias$", key):
                 continue
+            outputs, inputs = reversed(shape) if ARCHITECTURES[name].transposed else shape
             module = key.removesuffix(".weight")
             modules.add(module)
-            tensors[f"base_model.model.{module}.lora_A.weight"] = torch.randn(RANK, shape[1]) * 0.1
-            tensors[f"base_model.model.{module}.lora_B.weight"] = torch.randn(shape[0], RANK) * 0.1
+            tensors[f"base_model.model.{module}.lora_A.weight"] = torch.randn(RANK, inputs) * 0.1
+            tensors[f"base_model.model.{module}.lora_B.weight"] = torch.randn(outputs, RANK) * 0.1
     folder.mkdir(parents=True)
     _save_tensors(tensors, folder / "adapter_model.safetensors", torch.float32)
     config = {
@@ -192,12 +246,13 @@ def make_peft_lora(name: str, base: Path, folder: Path) -> None:
     """
     import torch
     from peft import LoraConfig, get_peft_model
+    from transformers.pytorch_utils import Conv1D
 
     model = load_float32(name, base)
     linear = {
         key
         for key, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and not (key == "lm_head" and model.config.tie_word_embeddings)
+        if isinstance(module, torch.nn.Linear | Conv1D) and not (key == "lm_head" and model.config.tie_word_embeddings)
     }
     parameters = [
         key
