@@ -96,14 +96,16 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraPair:
-    """One low-rank update: `W + scale * B @ A` for the base tensor `target`.
+    """One low-rank update: `W + scale * B @ A` for the base tensor `target`; with a magnitude (DoRA) that sum is rescaled.
 
     Attributes:
         target: Name of the base tensor it changes, for example `model.layers.0.mlp.up_proj.weight`.
         a: Shape `(rank, in)`.
         b: Shape `(out, rank)`.
         scale: `alpha / rank`, or `alpha / sqrt(rank)` under rsLoRA.
-        transposed: The base tensor is stored `(in, out)` (`fan_in_fan_out`); the update is transposed before it is added.
+        transposed: The base tensor is stored `(in, out)` (`fan_in_fan_out`, embeddings); the update is transposed before it
+            is added.
+        magnitude: Shape `(out,)`: the length that each output's weights get (DoRA); None leaves them as they are.
     """
 
     target: str
@@ -111,25 +113,117 @@ class LoraPair:
     b: TensorEntry
     scale: float
     transposed: bool = False
+    magnitude: TensorEntry | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplacedTensor:
+    """A tensor that was trained whole and takes the place of `target`: a module of modules_to_save, a bias, an embedding.
+
+    Its rows may be more or fewer than the base's only where they are the vocabulary.
+    """
+
+    target: str
+    value: TensorEntry
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplacedRows:
+    """Trained tokens: row `rows[i]` of `target` is row i of `values`. No row is named twice."""
+
+    target: str
+    rows: tuple[int, ...]
+    values: TensorEntry
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddedVector:
+    """The bias of a LoRA's B (`lora_bias`): `target + scale * value`, both vectors."""
+
+    target: str
+    value: TensorEntry
+    scale: float
+
+
+Update = LoraPair | ReplacedTensor | ReplacedRows | AddedVector
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterStep:
+    """One PEFT folder of a fine-tune, merged into the result of the one before.
+
+    Attributes:
+        folder: The folder, as the user named it.
+        unties: It trains one side of tied embeddings, so that each side has weights of its own from here on.
+        vocab_size: The rows that it gives the embedding; None leaves them as they are.
+    """
+
+    folder: Path
+    unties: bool = False
+    vocab_size: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """A PEFT LoRA folder, read and matched against its base: every tensor of its file is in exactly one pair.
+    """The fine-tune: PEFT folders in order, matched against their base; every tensor of their files is accounted for.
 
     Attributes:
-        folder: The folder, as the user named it.
-        name: The folder's own name.
-        base_name: What adapter_config.json recorded as its base, None when it recorded nothing.
-        pairs: All updates, sorted by target.
-        chat_template: The folder's own Jinja text, None when it has none.
+        steps: The folders, first merged first.
+        name: The last folder's own name.
+        base_name: What the first adapter_config.json recorded as its base, None when it recorded nothing.
+        updates: All updates, in the order in which they are applied; within a step sorted by target.
+        chat_template: The Jinja text of the last folder that has one, None when none has.
+        output_layer: Where the embeddings are untied, the output layer's values before its own updates: the base's embedding
+            under the output layer's name. None where nothing is untied.
+        tokenizer_folder: A step's folder whose tokenizer has more tokens than the base's; None takes the base's.
     """
 
-    folder: Path
+    steps: tuple[AdapterStep, ...]
     name: str
     base_name: str | None
-    pairs: tuple[LoraPair, ...]
+    updates: tuple[Update, ...]
     chat_template: str | None
+    output_layer: TensorEntry | None = None
+    tokenizer_folder: Path | None = None
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The PEFT folders, in order."""
+        return tuple(step.folder for step in self.steps)
+
+    @property
+    def folder(self) -> Path:
+        """The last PEFT folder."""
+        return self.steps[-1].folder
+
+    @property
+    def targets(self) -> frozenset[str]:
+        """The names of all tensors that are changed or added."""
+        added = () if self.output_layer is None else (self.output_layer.name,)
+        return frozenset((*(update.target for update in self.updates), *added))
+
+    @property
+    def tensors(self) -> tuple[TensorEntry, ...]:
+        """The adapter tensors that the updates read, each once."""
+        found = (entry for update in self.updates for entry in update_tensors(update))
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def vocab_size(self) -> int | None:
+        """The rows of the embedding after all steps; None when no step changes them."""
+        sizes = [step.vocab_size for step in self.steps if step.vocab_size is not None]
+        return sizes[-1] if sizes else None
+
+
+def update_tensors(update: Update) -> tuple[TensorEntry, ...]:
+    """Give the adapter tensors that an update reads."""
+    match update:
+        case LoraPair():
+            return (update.a, update.b) if update.magnitude is None else (update.a, update.b, update.magnitude)
+        case ReplacedRows():
+            return (update.values,)
+        case _:
+            return (update.value,)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -133,7 +133,7 @@ def make_plan(request: BuildRequest) -> Plan:
         base=base.name,
         architecture=base.architecture,
         adapter=adapter.name if adapter else None,
-        updates=len(adapter.pairs) if adapter else 0,
+        updates=len(adapter.targets) if adapter else 0,
         files=files,
         peak_disk_bytes=needed,
         free_disk_bytes=free,

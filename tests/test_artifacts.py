@@ -16,7 +16,11 @@ from packager.artifacts import Check, Gguf, Measure, Outcome, Quant, Verdict
 from packager.codec import canonical_json, decode, encode, pretty_json
 
 TENSOR = '{"name": "w", "dtype": "BF16", "shape": [64, 32], "file": "b/m", "offset": 9, "size_bytes": 4096}'
-PAIR = f'{{"target": "w", "a": {TENSOR}, "b": {TENSOR}, "scale": 0.5, "transposed": true}}'
+PAIR = f'{{"target": "w", "a": {TENSOR}, "b": {TENSOR}, "scale": 0.5, "transposed": true, "magnitude": {TENSOR}}}'
+REPLACED = f'{{"target": "w", "value": {TENSOR}}}'
+ROWS = f'{{"target": "w", "rows": [3, 1], "values": {TENSOR}}}'
+ADDED = f'{{"target": "w", "value": {TENSOR}, "scale": 2.0}}'
+STEP = '{"folder": "/l", "unties": true, "vocab_size": 100}'
 SAMPLING = '{"temperature": 0.7, "top_k": 20, "top_p": null, "min_p": null, "repetition_penalty": 1.0}'
 CALL = '{"name": "f", "arguments": {"b": [1.5, null], "a": "é"}, "id": "c1"}'
 TOOL = '{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}'
@@ -41,7 +45,12 @@ FORMS = {
     ' "vocab_size": 99, "context_tokens": null, "ties_embeddings": true, "eos_token_ids": [2, 7],'
     f' "sampling": {SAMPLING}, "chat_template": "", "license_id": null, "license_file": "b/L", "tensors": [{TENSOR}]}}',
     "LoraPair": PAIR,
-    "Adapter": f'{{"folder": "/l", "name": "l", "base_name": null, "pairs": [{PAIR}], "chat_template": null}}',
+    "ReplacedTensor": REPLACED,
+    "ReplacedRows": ROWS,
+    "AddedVector": ADDED,
+    "AdapterStep": STEP,
+    "Adapter": f'{{"steps": [{STEP}], "name": "l", "base_name": null, "updates": [{PAIR}, {REPLACED}, {ROWS}, {ADDED}],'
+    f' "chat_template": null, "output_layer": {TENSOR}, "tokenizer_folder": "/t"}}',
     "Gguf": '{"path": "o/m.gguf", "quant": "q4_k_m", "sha256": "ab", "size_bytes": 1099511627776}',
     "ToolCall": CALL,
     "Message": MESSAGE,

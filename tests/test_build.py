@@ -20,6 +20,8 @@ from packager.engines.llama_cpp import Embedded
 from packager.engines.ollama import OllamaEngine, OllamaServer
 from packager.engines.transformers import Reference
 from packager.evidence import Part
+from packager.formats.adapter import read_adapter
+from packager.formats.checkpoint import read_checkpoint
 from packager.parity.report import Report
 from tests.run_packager import Finished, error_lines, run_packager
 
@@ -122,7 +124,9 @@ def test_the_model_says_its_new_name_through_every_door(
 def test_ollama_renders_every_probe_to_the_token_ids_of_transformers(
     probe: Conversation, base: Path, adapter: Path, ollama_url: str, model: Embedded
 ) -> None:
-    reference = Reference(base, adapter, (base / "chat_template.jinja").read_text())
+    reference = Reference(
+        base, read_adapter(adapter, read_checkpoint(base)), (base / "chat_template.jinja").read_text()
+    )
     engine = OllamaEngine(OllamaServer.connect(ollama_url), f"{NAME}:q8_0")
     rendered = engine.render(probe)
     expected = reference.tokens(probe)

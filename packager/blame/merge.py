@@ -56,7 +56,7 @@ def merge_finding(
 
 
 def _kl_nats(base: Checkpoint, adapter: Adapter, template: str) -> float:
-    reference = Reference(base.folder, adapter.folder, template)
+    reference = Reference(base.folder, adapter, template)
     prompts = (reference.tokens(conversation) for conversation in core_probes())
     ids = next(ids for ids in prompts if not isinstance(ids, NotSupported))  # the verdict had one to compare
     unmerged, merged = merged_logprobs(base, adapter, template, ids)

@@ -92,7 +92,7 @@ class Reference:
     @property
     def words(self) -> str:
         """BASE and ADAPTER as a command takes them, quoted for a shell."""
-        folders = [self.base.folder, *([self.adapter.folder] if self.adapter is not None else [])]
+        folders = [self.base.folder, *(self.adapter.folders if self.adapter is not None else ())]
         return shlex.join(map(str, folders))
 
     @property

@@ -86,7 +86,7 @@ def _faults(compared: TensorComparison, reference: Reference) -> list[Finding]:
     scaled = {name: float(match[1]) for name, text in texts.items() if (match := _TIMES.fullmatch(text))}
     turned = [name for name, text in texts.items() if _ROWS.fullmatch(text)]
     rest = [name for name in texts if name not in {*missing, *scaled, *turned}]
-    updated = len(reference.adapter.pairs) if reference.adapter is not None else 0
+    updated = len(reference.adapter.targets) if reference.adapter is not None else 0
     findings = []
     if missing:
         name = reference.adapter.name if reference.adapter is not None else ""

@@ -6,9 +6,7 @@ separate matrices, nothing is rounded below float32, and the prompt is built by 
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,12 +14,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from packager.artifacts import Conversation, Message
+from packager.artifacts import Adapter, Conversation, Message
 from packager.codec import Json
 from packager.durable import disk_errors
 from packager.engines.engine import NotSupported
+from packager.engines.loading import installed, named, one_line, quiet
 from packager.engines.offload import Offload
-from packager.errors import InputInvalid, ToolMissing
+from packager.engines.peft_adapter import adapted, fit
+from packager.errors import InputInvalid
 from packager.formats.chat_messages import declared_tools, template_messages
 
 if TYPE_CHECKING:
@@ -54,14 +54,15 @@ class Reference:
 
     Args:
         base: A checkpoint folder with safetensors weights and a tokenizer.
-        adapter: A PEFT folder, or None for the base alone.
+        adapter: The fine-tune: all its folders but the last are merged in float32, the last stays as it was trained. None
+            for the base alone.
         template: The chat template's Jinja text; the folder's own one is not used.
         offload: Where the weights go that do not fit into memory; None loads all of them.
     """
 
     name = "transformers"
 
-    def __init__(self, base: Path, adapter: Path | None, template: str, *, offload: Offload | None = None) -> None:
+    def __init__(self, base: Path, adapter: Adapter | None, template: str, *, offload: Offload | None = None) -> None:
         self._base = base
         self._adapter = adapter
         self.offload = offload
@@ -70,7 +71,7 @@ class Reference:
 
     def version(self) -> str:
         """Give `5.23.0, peft 0.21.2, torch 2.15.0`: the three packages that compute the reference, none of them imported."""
-        with _installed():
+        with installed():
             return f"{version('transformers')}, peft {version('peft')}, torch {version('torch')}"
 
     def render(self, conversation: Conversation) -> str | NotSupported:
@@ -89,7 +90,7 @@ class Reference:
                 add_generation_prompt=add_generation_prompt,
             )
         except (jinja2.TemplateError, TypeError, ValueError) as error:
-            return NotSupported(code="TEMPLATE_ERROR", detail=_one_line(error))
+            return NotSupported(code="TEMPLATE_ERROR", detail=one_line(error))
 
     def tokens(self, conversation: Conversation) -> tuple[int, ...] | NotSupported:
         """Give the prompt's token ids; special tokens come from the template alone, as in training."""
@@ -180,17 +181,21 @@ class Reference:
         """Give one token as people read it, special tokens included."""
         return self._tokenizer.decode([token_id], skip_special_tokens=False)
 
-    def put_weights(self, weights: Iterator[tuple[str, torch.Tensor]]) -> None:
-        """Replace weights of the loaded model.
+    def put_merged(self, adapter: Adapter, weights: Iterator[tuple[str, torch.Tensor]]) -> None:
+        """Replace weights of the loaded base by those of a fine-tune, merged.
 
         Args:
-            weights: Names as the model has them, and values of the same shape.
+            adapter: The fine-tune; the model gets its vocabulary, and its output layer where it unties one.
+            weights: Names as the model has them, and values of the shape that they have after merging.
 
         Raises:
             InputInvalid: The model has no weight of that name and shape.
         """
         import torch
 
+        with quiet():
+            for step in adapter.steps:
+                fit(self._model, step)
         there = dict(self._model.named_parameters())
         with torch.inference_mode():
             for name, value in weights:
@@ -237,31 +242,29 @@ class Reference:
 
     @cached_property
     def _tokenizer(self) -> _Tokenizer:
-        with _installed(), _quiet(), _named(self._base):
+        mine = self._adapter.tokenizer_folder if self._adapter else None
+        folder = mine or self._base
+        with installed(), quiet(), named(folder):
             from transformers import AutoTokenizer
 
-            return cast(_Tokenizer, AutoTokenizer.from_pretrained(self._base, local_files_only=True))
+            return cast(_Tokenizer, AutoTokenizer.from_pretrained(folder, local_files_only=True))
 
     @cached_property
     def _model(self) -> _Model:
-        with _installed(), _quiet():
+        with installed(), quiet():
             import torch
-            from peft import PeftModel
             from transformers import AutoModelForCausalLM
 
             parked = self._park()
             placed = {"device_map": "auto", **parked} if parked else {}
-            with _named(self._base):
+            with named(self._base):
                 model = AutoModelForCausalLM.from_pretrained(
                     self._base, dtype=torch.float32, local_files_only=True, use_safetensors=True, **placed
                 )
             # With a device map peft would place the base anew, and write a copy of all weights below the current folder.
             model.__dict__.pop("hf_device_map", None)
             if self._adapter is not None:
-                with _named(self._adapter):
-                    model = PeftModel.from_pretrained(model, str(self._adapter), torch_device="cpu")
-                    if parked:
-                        _load_updates(model, self._adapter)
+                model = adapted(model, self._adapter, parked=bool(parked))
             return cast(_Model, model.eval())
 
     def _park(self) -> dict[str, object]:
@@ -334,65 +337,3 @@ def _log_softmax(logits: torch.Tensor) -> NDArray[np.float32]:
     import torch
 
     return cast("NDArray[np.float32]", torch.log_softmax(logits.float(), dim=-1).numpy())
-
-
-def _load_updates(model: torch.nn.Module, adapter: Path) -> None:
-    """Load the low-rank matrices into memory: peft leaves them without values where their base layer is on the disk."""
-    from peft import load_peft_weights
-
-    names = {"lora_A.weight": "lora_A.default.weight", "lora_B.weight": "lora_B.default.weight"}
-    weights = {
-        name.replace(old, new): value
-        for name, value in load_peft_weights(str(adapter), device="cpu").items()
-        for old, new in names.items()
-        if name.endswith(old)
-    }
-    model.load_state_dict(weights, strict=False, assign=True)
-    if any(value.is_meta for name, value in model.named_parameters() if ".lora_" in name):
-        raise ValueError("it has updates that are not in its file")
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
-
-
-@contextlib.contextmanager
-def _installed() -> Iterator[None]:
-    """Translate a missing package; the reference is part of the `[build]` extra."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise ToolMissing(
-            f"the Python package {error.name} is not installed: the reference model cannot run",
-            hint='Install it with: pip install "ollama-packager[build]"',
-        ) from error
-
-
-@contextlib.contextmanager
-def _named(folder: Path) -> Iterator[None]:
-    """Translate what transformers and peft raise about a folder into one line that names it."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise InputInvalid(
-            f"{folder}: transformers cannot load it ({_one_line(error)})",
-            hint=f"Check the model folder with: packager plan {folder}",
-        ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the libraries' warnings, log lines and progress bars off the terminal while they load."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

@@ -121,7 +121,7 @@ def reference_side(
     offload = offload_for(base, ReferenceCache().folder, memory_bytes)
     if offload is not None:
         emit(Noted(stage=SideName.REFERENCE.value, text=offload.cost(passes), warning=True))
-    engine = Reference(base.folder, name.adapter, template.text, offload=offload)
+    engine = Reference(base.folder, adapter, template.text, offload=offload)
     subject = Subject(
         name=base.name + (f"+{adapter.name}" if adapter is not None else ""),
         engine=f"{engine.name} {engine.version()}",

@@ -1,12 +1,12 @@
-"""Which adapters are plain LoRA, and the name of every other kind, so that it can be refused before the first byte.
+"""Which adapters can be merged, and the name of every other kind, so that it can be refused before the first byte.
 
-Anything that changes what `W + scale * B @ A` computes, or that trained more than A and B, is named here. A switch of a
-later peft that is not known is refused as well: an adapter is never merged as something it might not be.
+LoRA with its switches (rsLoRA, DoRA, trained biases, modules and tokens) is merged; anything else that changes what a layer
+computes is named here. A switch of a later peft that is not known is refused as well: an adapter is never merged as something
+it might not be.
 """
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from packager.errors import InputInvalid, PackagerError, Unsupported
@@ -26,15 +26,11 @@ _PEFT_TYPES = {
     "LN_TUNING": "layer norm tuning",
     "TRAINABLE_TOKENS": "trainable tokens",
 }
-# Keys of adapter_config.json that, when set, make it more or other than W + scale * B @ A.
+# Keys of adapter_config.json that, when set, make a layer compute something that is not merged.
 _SWITCHES = {
-    "use_dora": "DoRA",
     "use_qalora": "QALoRA",
     "use_bdlora": "BD-LoRA",
-    "modules_to_save": "fully trained modules (modules_to_save)",
-    "trainable_token_indices": "trained tokens (trainable_token_indices)",
     "layer_replication": "replicated layers (layer_replication)",
-    "lora_bias": "trained biases (lora_bias)",
     "target_parameters": "LoRA on parameters (target_parameters)",
     "alora_invocation_tokens": "activated LoRA (alora_invocation_tokens)",
     "arrow_config": "Arrow routing (arrow_config)",
@@ -46,27 +42,21 @@ _SWITCHES = {
 # These initializations change the base's weights too, so that A and B belong to a base that no file holds.
 _BASE_CHANGING_INIT = ("pissa", "olora", "corda", "loftq", "lora_ga", "mica")
 _TENSOR_KINDS = (
-    ("lora_magnitude_vector", "DoRA"),
-    ("lora_embedding_", "LoRA on an embedding"),
-    ("trainable_tokens", "trained tokens"),
-    ("token_adapter", "trained tokens"),
-    ("modules_to_save", "a fully trained module"),
-    ("lora_B.bias", "trained biases (lora_bias)"),
     ("hada_", "LoHa"),
     ("lokr_", "LoKr"),
     ("ia3_", "(IA)3"),
     ("vera_", "VeRA"),
     ("oft_", "OFT"),
     ("prompt_embeddings", "prompt tuning"),
-    ("original_module", "a fully trained module"),
 )
-_PLAIN_HINT = (
-    "Only plain LoRA and rsLoRA are merged. Merge it with peft's merge_and_unload and pass the result as the base."
+_MERGED = ("use_rslora", "use_dora")
+_OTHER_HINT = (
+    "Of peft's kinds LoRA, rsLoRA and DoRA are merged. Merge this one with peft, and pass the result as the base."
 )
 
 
 def refuse_other_kinds(config: JsonObject) -> None:
-    """Refuse an adapter_config.json that describes anything but plain LoRA or rsLoRA.
+    """Refuse an adapter_config.json that describes anything but LoRA, rsLoRA or DoRA.
 
     Raises:
         InputInvalid: It names no kind.
@@ -79,7 +69,7 @@ def refuse_other_kinds(config: JsonObject) -> None:
         name = _PEFT_TYPES.get(kind.upper(), kind[:40])
         raise _unsupported(config.path, f"{name} (peft_type {kind[:40]})")
     for key, value in config.values.items():
-        if value and (key in _SWITCHES or (key.startswith("use_") and key != "use_rslora")):
+        if value and (key in _SWITCHES or (key.startswith("use_") and key not in _MERGED)):
             raise _unsupported(config.path, _SWITCHES.get(key, f"a LoRA variant ({key[:40]})"))
     init = config.values.get("init_lora_weights")
     if isinstance(init, str) and init.lower().startswith(_BASE_CHANGING_INIT):
@@ -89,21 +79,15 @@ def refuse_other_kinds(config: JsonObject) -> None:
         )
 
 
-def other_tensor(path: Path, name: str, module_has_weight: bool) -> PackagerError:
-    """Give the error for an adapter tensor that is neither `lora_A.weight` nor `lora_B.weight`; the caller raises it.
-
-    Args:
-        path: The adapter's weights file.
-        name: The tensor's full name.
-        module_has_weight: Whether the base has a tensor of this name without the `base_model.model.` in front.
-    """
+def other_tensor(path: Path, name: str) -> PackagerError:
+    """Give the error for a tensor that is no part of a LoRA, or has no place in the base; the caller raises it."""
     for part, kind in _TENSOR_KINDS:
         if part in name:
             return _unsupported(path, kind, name)
-    if re.search(r"\.bias$", name):
-        return _unsupported(path, "trained biases (bias)", name)
-    if module_has_weight:
-        return _unsupported(path, "a fully trained module", name)
+    if name.startswith("base_model.model.") and name.endswith((".weight", ".bias")):
+        return InputInvalid(
+            f"{path}: {name!r} matches no tensor of the base", hint="Pass the base this adapter was trained on."
+        )
     return InputInvalid(
         f"{path}: tensor {name!r} is no part of a LoRA (base_model.model.<module>.lora_A.weight or lora_B.weight)",
         hint="Pass an adapter that peft's save_pretrained wrote.",
@@ -112,4 +96,4 @@ def other_tensor(path: Path, name: str, module_has_weight: bool) -> PackagerErro
 
 def _unsupported(path: Path, kind: str, tensor: str | None = None) -> Unsupported:
     where = f" (tensor {tensor!r})" if tensor else ""
-    return Unsupported(f"{path}: the adapter uses {kind}{where}", hint=_PLAIN_HINT)
+    return Unsupported(f"{path}: the adapter uses {kind}{where}", hint=_OTHER_HINT)

@@ -18,10 +18,10 @@ def model_files(base: Checkpoint, adapter: Adapter | None) -> tuple[Path, ...]:
     Raises:
         InputInvalid: A folder cannot be read any more.
     """
-    tensors = (*base.tensors, *(entry for pair in (adapter.pairs if adapter else ()) for entry in (pair.a, pair.b)))
+    tensors = (*base.tensors, *(adapter.tensors if adapter else ()))
     weights = {entry.file for entry in tensors}
     found: list[Path] = []
-    for folder in (base.folder, adapter.folder) if adapter else (base.folder,):
+    for folder in (base.folder, *(adapter.folders if adapter else ())):
         try:
             names = [path for path in folder.iterdir() if path.suffix in _SUFFIXES or path == base.license_file]
             templates = folder.glob("additional_chat_templates/*.jinja")

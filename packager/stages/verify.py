@@ -91,8 +91,7 @@ def verify(job: VerifyJob, server: OllamaServer | None, *, emit: Emit = silent) 
 
     conversations, cache = load_probes(), ReferenceCache()
     offload = offload_for(job.base, cache.folder, job.reference_memory_bytes)
-    adapter = job.adapter.folder if job.adapter else None
-    reference = Reference(job.base.folder, adapter, job.template.text, offload=offload)
+    reference = Reference(job.base.folder, job.adapter, job.template.text, offload=offload)
     versions = [f"{reference.name} {reference.version()}"]
     core = sum(probe.group == CORE for probe in conversations)
     embedded, served = embedded_probes(len(conversations), core, len(job.data)), served_probes(len(conversations), core)

@@ -45,7 +45,7 @@ def checkpoint_errors(found: Checkpoint, base: Checkpoint, adapter: Adapter | No
         MergedTensors(base, None) as plain,
         MergedTensors(found, None) as theirs,
     ):
-        changed = {pair.target for pair in adapter.pairs} if adapter is not None else set[str]()
+        changed = adapter.targets if adapter is not None else frozenset[str]()
         wanted = [entry for entry in shaped if entry.dtype in _TYPES]
         compared = list(_compared(wanted, merged, plain, theirs, changed))
     return TensorComparison(
@@ -71,7 +71,7 @@ def _compared(
     merged: MergedTensors,
     plain: MergedTensors,
     theirs: MergedTensors,
-    changed: set[str],
+    changed: frozenset[str],
 ) -> Iterator[tuple[TensorError, str]]:
     with ThreadPoolExecutor(usable_cores()) as pool:
         for entry in entries:

@@ -29,10 +29,10 @@ def merged_logprobs(
     Raises:
         InputInvalid: The model cannot be loaded, or transformers names its weights otherwise than the checkpoint.
     """
-    reference = Reference(base.folder, adapter.folder, template)
+    reference = Reference(base.folder, adapter, template)
     unmerged = reference.next_logprobs(ids)
     reference.close()
     model = Reference(base.folder, None, template)
     with MergedTensors(base, adapter) as merged:
-        model.put_weights((pair.target, merged.whole(pair.target)) for pair in adapter.pairs)
+        model.put_merged(adapter, ((name, merged.whole(name)) for name in sorted(adapter.targets)))
     return unmerged, model.next_logprobs(ids)

@@ -2,11 +2,8 @@
 
 Unlike `peft.merge_and_unload`, nothing is loaded whole and the sum stays in float32: `W + scale * (B @ A)` is computed for a
 fixed number of rows at a time, by one thread, so that its bits depend on the files alone, neither on the number of
-threads nor on which output asked. Bytes are read with `pread`: a memory map would count the whole model as resident, and
-would kill the process where a file is cut short while it is read.
-
-Source:
-    arXiv:2106.09685, eq. 3; peft 0.21 `LoraLayer.get_delta_weight` (`transpose(B @ A, fan_in_fan_out) * scaling`).
+threads nor on which output asked (`weights.updates`). Bytes are read with `pread`: a memory map would count the whole model as
+resident, and would kill the process where a file is cut short while it is read.
 """
 
 from __future__ import annotations
@@ -20,8 +17,10 @@ from types import TracebackType
 
 import torch
 
-from packager.artifacts import Adapter, Checkpoint, LoraPair, TensorEntry
+from packager.artifacts import Adapter, Checkpoint, LoraPair, TensorEntry, Update, update_tensors
 from packager.errors import InputInvalid, Unsupported
+from packager.formats.fine_tuned import fine_tuned
+from packager.weights.updates import UpdatedTensor
 
 # Elements per row block. It is part of the result: another size may change the last bit of a merged weight.
 BLOCK_ELEMENTS = 1 << 18
@@ -41,6 +40,7 @@ _TORCH_DTYPES = {
     "F8_E5M2": torch.float8_e5m2,
 }
 _MERGEABLE = ("F32", "F16", "BF16")
+_DIVERGED = "The training may have diverged; use an earlier checkpoint."
 
 
 def rows_per_block(columns: int) -> int:
@@ -74,25 +74,41 @@ class MergedTensors:
         adapter: The updates; None gives the base's own values.
 
     Raises:
-        InputInvalid: A pair names a tensor that the base does not have.
-        Unsupported: A pair changes a tensor whose element type is not float32, bfloat16 or float16, or that is not a matrix.
+        InputInvalid: An update names a tensor that the base does not have; or, on entering, a value of the adapter is not
+            finite.
+        Unsupported: An update changes a tensor whose element type is not float32, bfloat16 or float16, or a low-rank one
+            what is not a matrix.
     """
 
     def __init__(self, base: Checkpoint, adapter: Adapter | None) -> None:
-        self._entries = {entry.name: entry for entry in base.tensors}
-        self._pairs: dict[str, LoraPair] = {}
-        for pair in adapter.pairs if adapter else ():
-            self._pairs[pair.target] = _checked(pair, self._entries.get(pair.target), base)
+        self._entries = {entry.name: entry for entry in fine_tuned(base, adapter).tensors}
+        self._adapter_tensors = adapter.tensors if adapter else ()
+        updates: dict[str, list[Update]] = {}
+        for update in adapter.updates if adapter else ():
+            _check(update, self._entries.get(update.target), base)
+            updates.setdefault(update.target, []).append(update)
+        self._updated = {
+            name: UpdatedTensor(
+                self._entries[name], matrix_shape(self._entries[name].shape), tuple(found), self, row_blocks
+            )
+            for name, found in updates.items()
+        }
         self._files: dict[Path, int] = {}
 
     def __enter__(self) -> MergedTensors:
-        tensors = [*self._entries.values(), *(t for pair in self._pairs.values() for t in (pair.a, pair.b))]
+        tensors = [*self._entries.values(), *self._adapter_tensors]
         for file in sorted({tensor.file for tensor in tensors}):
             try:
                 self._files[file] = os.open(file, os.O_RDONLY)
             except OSError as error:
                 self._close()
                 raise InputInvalid(f"{file}: {error.strerror}") from error
+        try:
+            for entry in self._adapter_tensors:
+                self._require_finite(entry)
+        except BaseException:
+            self._close()
+            raise
         return self
 
     def __exit__(
@@ -102,13 +118,13 @@ class MergedTensors:
 
     @property
     def entries(self) -> tuple[TensorEntry, ...]:
-        """The base's tensors, in its order."""
+        """All tensors with the shapes they have after merging; the base's order."""
         return tuple(self._entries.values())
 
     def dtype(self, name: str) -> torch.dtype:
         """Give the type a tensor has here: bfloat16 is widened, and what an update changes is float32."""
         stored = self._entries[name].dtype
-        if name in self._pairs or stored == "BF16":
+        if name in self._updated or stored == "BF16":
             return torch.float32
         return _TORCH_DTYPES[stored]
 
@@ -130,11 +146,14 @@ class MergedTensors:
         Raises:
             InputInvalid: The file ends before the tensor does, or a value is not finite; the tensor is named.
         """
-        pair = self._pairs.get(name)
-        block = self._read(self._entries[name], first, end)
-        block = block.to(self.dtype(name)) if pair is None else block.to(torch.float32) + self._update(pair, first, end)
+        updated = self._updated.get(name)
+        if updated is not None:
+            block = updated.rows(first, end)
+        else:
+            block = self.read(self._entries[name], first, end).to(self.dtype(name))
         if not is_finite(block):
-            raise InputInvalid(self._blame(name), hint="The training may have diverged; use an earlier checkpoint.")
+            self._require_finite(self._entries[name])
+            raise InputInvalid(f"merged tensor {name} has a value that is not finite", hint=_DIVERGED)
         return block
 
     def whole(self, name: str) -> torch.Tensor:
@@ -146,39 +165,45 @@ class MergedTensors:
             result[first:end] = self.rows(name, first, end)
         return result.reshape(shape)
 
-    def _blame(self, name: str) -> str:
-        for part in (self._entries[name], *self._parts(name)):
-            part_rows, part_columns = matrix_shape(part.shape)
-            for first, end in row_blocks(part_rows, part_columns):
-                if not is_finite(self._read(part, first, end)):
-                    return f"{part.file}: tensor {part.name} has a value that is not finite"
-        return f"merged tensor {name} has a value that is not finite"
+    def read(self, entry: TensorEntry, first: int, end: int) -> torch.Tensor:
+        """Read the rows `first` to `end` of a stored tensor seen as a matrix, in its own type.
 
-    def _parts(self, name: str) -> tuple[TensorEntry, ...]:
-        pair = self._pairs.get(name)
-        return (pair.a, pair.b) if pair else ()
-
-    def _update(self, pair: LoraPair, first: int, end: int) -> torch.Tensor:
-        rank = pair.a.shape[0]
-        if pair.transposed:  # the base holds (in, out): its rows are columns of A
-            a = self._read(pair.a, 0, rank).to(torch.float32)[:, first:end]
-            b = self._read(pair.b, 0, pair.b.shape[0]).to(torch.float32)
-            return (b @ a).T * pair.scale
-        a = self._read(pair.a, 0, rank).to(torch.float32)
-        b = self._read(pair.b, first, end).to(torch.float32)
-        return (b @ a) * pair.scale
-
-    def _read(self, entry: TensorEntry, first: int, end: int) -> torch.Tensor:
-        dtype = _TORCH_DTYPES.get(entry.dtype)
-        if dtype is None:
-            raise Unsupported(
-                f"{entry.file}: tensor {entry.name} is stored as {entry.dtype}", hint="Use the 16-bit base."
-            )
+        Raises:
+            InputInvalid: The file ends before the tensor does.
+            Unsupported: Its type cannot be read.
+        """
+        dtype = self._stored_dtype(entry)
         _, columns = matrix_shape(entry.shape)
         row_bytes = columns * dtype.itemsize
         raw = torch.empty((end - first) * row_bytes, dtype=torch.uint8)
         self._read_into(byte_view(raw), entry, entry.offset + first * row_bytes)
         return raw.view(dtype).reshape(end - first, columns)
+
+    def read_columns(self, entry: TensorEntry, first: int, end: int) -> torch.Tensor:
+        """Read the columns `first` to `end` of a stored tensor seen as a matrix, in its own type; raises as `read`."""
+        dtype = self._stored_dtype(entry)
+        rows, columns = matrix_shape(entry.shape)
+        wanted = (end - first) * dtype.itemsize
+        raw = torch.empty(rows * wanted, dtype=torch.uint8)
+        view = byte_view(raw)
+        for row in range(rows):
+            offset = entry.offset + (row * columns + first) * dtype.itemsize
+            self._read_into(view[row * wanted : (row + 1) * wanted], entry, offset)
+        return raw.view(dtype).reshape(rows, end - first)
+
+    def _require_finite(self, entry: TensorEntry) -> None:
+        for first, end in row_blocks(*matrix_shape(entry.shape)):
+            if not is_finite(self.read(entry, first, end)):
+                text = f"{entry.file}: tensor {entry.name} has a value that is not finite"
+                raise InputInvalid(text, hint=_DIVERGED)
+
+    def _stored_dtype(self, entry: TensorEntry) -> torch.dtype:
+        dtype = _TORCH_DTYPES.get(entry.dtype)
+        if dtype is None:
+            raise Unsupported(
+                f"{entry.file}: tensor {entry.name} is stored as {entry.dtype}", hint="Use the 16-bit base."
+            )
+        return dtype
 
     def _read_into(self, view: memoryview, entry: TensorEntry, offset: int) -> None:
         file = self._files[entry.file]
@@ -218,10 +243,10 @@ def is_finite(block: torch.Tensor) -> bool:
     return all(math.isfinite(float(bound)) for bound in torch.aminmax(block))
 
 
-def _checked(pair: LoraPair, entry: TensorEntry | None, base: Checkpoint) -> LoraPair:
+def _check(update: Update, entry: TensorEntry | None, base: Checkpoint) -> None:
     if entry is None:
-        raise InputInvalid(f"{pair.a.file}: adapts {pair.target}, which {base.folder} does not have")
-    if entry.dtype not in _MERGEABLE or len(entry.shape) != 2:
+        file = update_tensors(update)[0].file
+        raise InputInvalid(f"{file}: adapts {update.target}, which {base.folder} does not have")
+    if entry.dtype not in _MERGEABLE or (isinstance(update, LoraPair) and len(entry.shape) != 2):
         what = f"{entry.dtype} of shape {entry.shape}"
         raise Unsupported(f"{entry.file}: cannot merge into {entry.name} ({what})", hint="Use the 16-bit base.")
-    return pair

@@ -181,7 +181,7 @@ class MergedModel:
         if expected.source is None:
             plain = self._evaluated.get(expected.name)
             return None if plain is None else row_reader(plain, self._plain)
-        changed = self._adapter is not None and any(pair.target == expected.source for pair in self._adapter.pairs)
+        changed = self._adapter is not None and expected.source in self._adapter.targets
         return row_reader(expected, self._plain) if changed else None
 
     def _evaluated_base(self) -> dict[str, ConvertedTensor]:

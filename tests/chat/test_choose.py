@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from packager.artifacts import Adapter, Checkpoint, Dtype, Sampling
+from packager.artifacts import Adapter, AdapterStep, Checkpoint, Dtype, Sampling
 from packager.chat.choose import choose_original
 from packager.chat.originals import Original
 from packager.chat.probes import load_probes
@@ -24,7 +24,7 @@ def base(template: str | None) -> Checkpoint:
 
 
 def adapter(template: str | None, folder: Path = Path("models/lora")) -> Adapter:
-    return Adapter(folder=folder, name="lora", base_name=None, pairs=(), chat_template=template)
+    return Adapter(steps=(AdapterStep(folder=folder),), name="lora", base_name=None, updates=(), chat_template=template)
 
 
 def choose(of_base: str | None, of_adapter: Adapter | None, named: str | None = None) -> Original:

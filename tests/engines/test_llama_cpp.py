@@ -46,7 +46,7 @@ def pair(request: pytest.FixtureRequest, made: Callable[[str], Made]) -> tuple[R
     """The reference and the embedded engine of one family."""
     found = made(request.param)
     assert found.adapter is not None
-    reference = Reference(found.base.folder, found.adapter.folder, found.template.text)
+    reference = Reference(found.base.folder, found.adapter, found.template.text)
     return reference, Embedded(found.ggufs[0].path, context_tokens=1024)
 
 

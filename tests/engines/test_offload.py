@@ -13,6 +13,7 @@ import pytest
 from packager.engines.offload import Offload, offload_for
 from packager.engines.transformers import Reference
 from packager.errors import ToolMissing
+from packager.formats.adapter import read_adapter
 from packager.formats.checkpoint import read_checkpoint
 
 WEIGHTS_BYTES = 4 * 134_515_008  # SmolLM2-135M
@@ -78,11 +79,12 @@ def test_from_the_disk_every_figure_is_the_same_and_nothing_is_written(
     (tmp_path / "current").mkdir()
     monkeypatch.chdir(tmp_path / "current")
     ids = tuple(range(500, 530))
-    whole = Reference(smollm2, smollm2_lora, "")
+    lora = read_adapter(smollm2_lora, read_checkpoint(smollm2))
+    whole = Reference(smollm2, lora, "")
     expected = whole.next_logprobs(ids)
     whole.close()
     offload = offload_for(read_checkpoint(smollm2), tmp_path / "cache", 250_000_000)
-    parked = Reference(smollm2, smollm2_lora, "", offload=offload)
+    parked = Reference(smollm2, lora, "", offload=offload)
     np.testing.assert_array_equal(parked.next_logprobs(ids), expected)
     model: Any = parked._model
     in_memory = sum(p.nbytes for p in model.parameters() if p.device.type != "meta")

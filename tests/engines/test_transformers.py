@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from packager.artifacts import Conversation, Message
+from packager.artifacts import Adapter, Conversation, Message
 from packager.engines.engine import NotSupported
 from packager.engines.transformers import Reference
 from packager.errors import InputInvalid, ToolMissing
+from packager.formats.adapter import read_adapter
+from packager.formats.checkpoint import read_checkpoint
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -42,8 +44,13 @@ def adapter(tiny_lora: Callable[[str], Path]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reference(base: Path, adapter: Path) -> Reference:
-    return Reference(base, adapter, CHATML)
+def lora(base: Path, adapter: Path) -> Adapter:
+    return read_adapter(adapter, read_checkpoint(base))
+
+
+@pytest.fixture(scope="module")
+def reference(base: Path, lora: Adapter) -> Reference:
+    return Reference(base, lora, CHATML)
 
 
 @pytest.fixture(scope="module")
@@ -148,13 +155,13 @@ def test_special_tokens_are_the_tokenizers_own(reference: Reference) -> None:
     assert all(len(reference.encode(text)) == 1 for text in reference.special_tokens)
 
 
-def test_sampling_defaults_of_the_base_do_not_touch_a_greedy_answer(base: Path, adapter: Path, tmp_path: Path) -> None:
-    plain = Reference(base, adapter, CHATML).answer(HELLO, max_tokens=8)
+def test_sampling_defaults_of_the_base_do_not_touch_a_greedy_answer(base: Path, lora: Adapter, tmp_path: Path) -> None:
+    plain = Reference(base, lora, CHATML).answer(HELLO, max_tokens=8)
     assert not isinstance(plain, NotSupported)
     copied = Path(shutil.copytree(base, tmp_path / "base"))
     config = {"repetition_penalty": 5.0, "do_sample": True, "temperature": 3.0, "eos_token_id": [plain.ids[3]]}
     (copied / "generation_config.json").write_text(json.dumps(config))
-    answer = Reference(copied, adapter, CHATML).answer(HELLO, max_tokens=8)
+    answer = Reference(copied, lora, CHATML).answer(HELLO, max_tokens=8)
     assert not isinstance(answer, NotSupported)
     ends = plain.ids.index(plain.ids[3])
     assert answer.ids == plain.ids[: ends + 1], "it ends at generation_config's eos, and differs in nothing else"
@@ -183,8 +190,8 @@ def test_a_real_model_answers(smollm2: Path) -> None:
     assert "<|im_end|>" not in answer.text
 
 
-def test_loading_says_nothing(base: Path, adapter: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    Reference(base, adapter, CHATML).next_logprobs((100, 101))
+def test_loading_says_nothing(base: Path, lora: Adapter, capfd: pytest.CaptureFixture[str]) -> None:
+    Reference(base, lora, CHATML).next_logprobs((100, 101))
     assert capfd.readouterr() == ("", "")
 
 
@@ -196,10 +203,10 @@ def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
     assert caught.value.hint
 
 
-def test_an_adapter_that_does_not_fit_is_named(smollm2: Path, adapter: Path) -> None:
+def test_an_adapter_that_does_not_fit_is_named(smollm2: Path, lora: Adapter) -> None:
     with pytest.raises(InputInvalid, match="cannot load") as caught:
-        Reference(smollm2, adapter, CHATML).next_logprobs((1,))
-    assert str(adapter) in caught.value.message
+        Reference(smollm2, lora, CHATML).next_logprobs((1,))
+    assert str(lora.folder) in caught.value.message
 
 
 def test_without_the_package_the_extra_is_named(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,83 +13,34 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from packager.artifacts import Adapter, Checkpoint, TensorEntry
+from packager.artifacts import Adapter, Checkpoint
 from packager.codec import decode, encode
 from packager.errors import InputInvalid, PackagerError, UnsafeInput, Unsupported
 from packager.formats.adapter import read_adapter
 from packager.formats.checkpoint import read_checkpoint
+from packager.weights.merged import MergedTensors
 from tests.formats.tiny_folders import (
     HIDDEN,
     Q_PROJ,
-    edit_json,
+    VOCAB,
     lora,
     values,
     write_adapter,
     write_base,
 )
-
-Maker = Callable[..., Path]
-LAYERS = 2
+from tests.peft_adapters import load, save_llama, train
+from tests.weights.made_checkpoints import pairs
 
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real Llama of two layers, 16 wide, with an output layer of its own."""
-    return _save_llama(tmp_path_factory.mktemp("llama") / "base", tied=False)
+    return save_llama(tmp_path_factory.mktemp("llama") / "base", tied=False)
 
 
-@pytest.fixture(scope="module")
-def tied_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _save_llama(tmp_path_factory.mktemp("tied") / "base", tied=True)
-
-
-def _save_llama(folder: Path, *, tied: bool, dtype: torch.dtype = torch.float32) -> Path:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=LAYERS, num_attention_heads=2,
-        num_key_value_heads=1, tie_word_embeddings=tied,
-    )  # fmt: skip
-    LlamaForCausalLM(config).to(dtype).save_pretrained(folder)
-    return folder
-
-
-def train(base: Path, output: Path, **config: Any) -> Path:
-    """Save an adapter with random A and B, as training with peft does."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    torch.manual_seed(1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft warns that it saves an output layer, and about unused patterns
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-        model = get_peft_model(model, LoraConfig(init_lora_weights=False, task_type="CAUSAL_LM", **config))
-        model.save_pretrained(output)
-    return output
-
-
-def load(base: Path, adapter: Path) -> Any:
-    """Give peft's own model of a base and a saved adapter."""
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter)
-
-
-def tensor(entry: TensorEntry) -> numpy.ndarray:
-    return load_file(entry.file)[entry.name].to(torch.float64).numpy()
-
-
-def merged(base: Checkpoint, adapter: Adapter) -> dict[str, numpy.ndarray]:
-    """The sum that the value describes, in float64."""
-    result = {entry.name: tensor(entry) for entry in base.tensors}
-    for pair in adapter.pairs:
-        update = pair.scale * (tensor(pair.b) @ tensor(pair.a))
-        result[pair.target] = result[pair.target] + (update.T if pair.transposed else update)
-    return result
+def merged(base: Checkpoint, adapter: Adapter) -> dict[str, torch.Tensor]:
+    with MergedTensors(base, adapter) as tensors:
+        return {entry.name: tensors.whole(entry.name) for entry in tensors.entries}
 
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -130,16 +81,16 @@ def test_scales_and_merged_weights_are_those_of_peft(case: str, llama: Path, tmp
     base = read_checkpoint(llama)
     adapter = read_adapter(folder, base)
     assert decode(Adapter, encode(adapter)) == adapter
-    assert [pair.target for pair in adapter.pairs] == sorted({pair.target for pair in adapter.pairs})
+    assert [pair.target for pair in pairs(adapter)] == sorted(adapter.targets)
     scales = {
         f"{name.removeprefix('base_model.model.')}.weight": module.scaling["default"]
         for name, module in model.named_modules()
         if isinstance(getattr(module, "scaling", None), dict)  # attention has a number of that name
     }
-    assert {pair.target: pair.scale for pair in adapter.pairs} == pytest.approx(scales, rel=1e-12)
+    assert {pair.target: pair.scale for pair in pairs(adapter)} == pytest.approx(scales, rel=1e-12)
     expected = model.merge_and_unload().state_dict()
     for name, weight in merged(base, adapter).items():
-        numpy.testing.assert_allclose(weight, expected[name].double().numpy(), rtol=1e-6, atol=1e-7, err_msg=name)
+        torch.testing.assert_close(weight, expected[name], rtol=1e-6, atol=1e-7, msg=name)
 
 
 def test_conv1d_of_gpt2_is_transposed_as_peft_does(tmp_path: Path) -> None:
@@ -156,17 +107,17 @@ def test_conv1d_of_gpt2_is_transposed_as_peft_does(tmp_path: Path) -> None:
     )
     base = read_checkpoint(tmp_path / "base")
     adapter = read_adapter(folder, base)
-    assert all(pair.transposed for pair in adapter.pairs)
+    assert all(pair.transposed for pair in pairs(adapter))
     expected = load(tmp_path / "base", folder).merge_and_unload().state_dict()
     for name, weight in merged(base, adapter).items():
-        numpy.testing.assert_allclose(weight, expected[name].double().numpy(), rtol=1e-6, atol=1e-7, err_msg=name)
+        torch.testing.assert_close(weight, expected[name], rtol=1e-6, atol=1e-7, msg=name)
 
 
 def test_a_bfloat16_output_layer_may_be_copied_in_float32(tmp_path: Path) -> None:
-    base = _save_llama(tmp_path / "base", tied=False, dtype=torch.bfloat16)
+    base = save_llama(tmp_path / "base", tied=False, dtype=torch.bfloat16)
     folder = train(base, tmp_path / "adapter", target_modules=["lm_head"])
     assert "base_model.model.lm_head.base_layer.weight" in load_file(folder / "adapter_model.safetensors")
-    assert [pair.target for pair in read_adapter(folder, read_checkpoint(base)).pairs] == ["lm_head.weight"]
+    assert [update.target for update in read_adapter(folder, read_checkpoint(base)).updates] == ["lm_head.weight"]
 
 
 def test_a_copied_output_layer_of_another_base_is_refused(llama: Path, tmp_path: Path) -> None:
@@ -179,11 +130,6 @@ def test_a_copied_output_layer_of_another_base_is_refused(llama: Path, tmp_path:
 
 
 OTHER_KINDS: dict[str, tuple[dict[str, Any], str]] = {
-    "dora": ({"target_modules": ["q_proj"], "use_dora": True}, "DoRA"),
-    "lora-bias": ({"target_modules": ["q_proj"], "lora_bias": True}, "lora_bias"),
-    "modules-to-save": ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, "modules_to_save"),
-    "trained-tokens": ({"target_modules": ["q_proj"], "trainable_token_indices": [1]}, "trainable_token_indices"),
-    "embedding": ({"target_modules": ["embed_tokens"]}, "LoRA on an embedding"),
     "parameters": ({"target_modules": [], "target_parameters": ["q_proj.weight"]}, "target_parameters"),
     "replicated": ({"target_modules": ["q_proj"], "layer_replication": [(0, 2), (0, 2)]}, "layer_replication"),
 }
@@ -196,12 +142,6 @@ def test_what_peft_saves_of_other_kinds_is_refused_by_name(case: str, llama: Pat
     with pytest.raises(Unsupported, match=name) as caught:
         read_adapter(folder, read_checkpoint(llama))
     assert caught.value.hint
-    # and by its tensors, when the configuration does not tell
-    if case in ("dora", "lora-bias", "modules-to-save", "trained-tokens"):
-        quiet = dict.fromkeys(("use_dora", "lora_bias", "modules_to_save", "trainable_token_indices"))
-        edit_json(folder / "adapter_config.json", **quiet)
-        with pytest.raises(Unsupported, match=r"\(tensor 'base_model\.model\."):
-            read_adapter(folder, read_checkpoint(llama))
 
 
 @pytest.mark.parametrize("kind", ["LoHaConfig", "LoKrConfig", "IA3Config", "VeraConfig", "PromptTuningConfig"])
@@ -224,15 +164,6 @@ def test_other_methods_of_peft_are_refused_by_name(kind: str, llama: Path, tmp_p
     assert name.lower() in caught.value.message.lower()
 
 
-def test_an_output_layer_tied_to_the_embedding_is_refused(tied_llama: Path, tmp_path: Path) -> None:
-    folder = train(tied_llama, tmp_path / "adapter", target_modules=["lm_head", "q_proj"])
-    weights = load_file(folder / "adapter_model.safetensors")
-    weights.pop("base_model.model.lm_head.base_layer.weight", None)
-    save_file(weights, folder / "adapter_model.safetensors")
-    with pytest.raises(Unsupported, match=r"lm_head, which .* ties to its embedding"):
-        read_adapter(folder, read_checkpoint(tied_llama))
-
-
 # --- by hand -----------------------------------------------------------------------------------------------------------
 
 
@@ -242,7 +173,7 @@ def test_an_adapter_is_read_whole(tmp_path: Path) -> None:
     (folder / "chat_template.jinja").write_text("mine")
     adapter = read_adapter(folder, base)
     assert (adapter.name, adapter.base_name, adapter.chat_template) == ("Packy-LoRA", "someone/base", "mine")
-    [pair] = adapter.pairs
+    [pair] = pairs(adapter)
     assert pair.target == "model.layers.0.self_attn.q_proj.weight"
     assert (pair.a.shape, pair.b.shape, pair.scale, pair.transposed) == ((2, HIDDEN), (HIDDEN, 2), 3.0, False)
 
@@ -250,7 +181,7 @@ def test_an_adapter_is_read_whole(tmp_path: Path) -> None:
 def test_the_name_of_the_default_adapter_may_be_in_the_keys(tmp_path: Path) -> None:
     base = read_checkpoint(write_base(tmp_path / "base"))
     tensors = {name.replace(".weight", ".default.weight"): value for name, value in lora().items()}
-    assert len(read_adapter(write_adapter(tmp_path / "a", tensors=tensors), base).pairs) == 1
+    assert len(read_adapter(write_adapter(tmp_path / "a", tensors=tensors), base).updates) == 1
 
 
 def test_no_recorded_base_is_none(tmp_path: Path) -> None:
@@ -267,12 +198,18 @@ def _tensors(extra: dict[str, Any] | None = None, *, base: dict[str, Any] | None
     return lambda folder: write_adapter(folder, tensors={**(lora() if base is None else base), **(extra or {})})
 
 
+def _both(extra: dict[str, Any], **changes: Any) -> Callable[[Path], object]:
+    return lambda folder: write_adapter(folder, tensors={**lora(), **extra}, **changes)
+
+
 def _bin(folder: Path) -> None:
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
 
 
 DOWN = "base_model.model.model.layers.0.mlp.down_proj"
 NORM = "base_model.model.model.norm"
+EMBED = "base_model.model.model.embed_tokens"
+TOKENS = "token_adapter.trainable_tokens_delta"
 REFUSED: dict[str, tuple[Callable[[Path], object], type[PackagerError], str]] = {
     "pickle": (_bin, UnsafeInput, "adapter_model.bin is a pickle"),
     "no-weights": (lambda folder: (folder / "adapter_model.safetensors").unlink(), InputInvalid, "no adapter_model"),
@@ -330,10 +267,91 @@ REFUSED: dict[str, tuple[Callable[[Path], object], type[PackagerError], str]] = 
         "a convolution or a stack of matrices",
     ),
     "integers": (_tensors({f"{Q_PROJ}.lora_A.weight": numpy.ones((2, HIDDEN), dtype=numpy.int8)}), Unsupported, "I8"),
-    "embedding": (_tensors({f"{NORM}.lora_embedding_A": values(2, 2)}), Unsupported, "LoRA on an embedding"),
-    "dora-tensor": (_tensors({f"{Q_PROJ}.lora_magnitude_vector": values(8)}), Unsupported, "DoRA"),
-    "bias-tensor": (_tensors({f"{Q_PROJ}.bias": values(8)}), Unsupported, "trained biases (bias)"),
-    "whole-module": (_tensors({f"{NORM}.weight": values(8)}), Unsupported, "a fully trained module"),
+    "embedding-without-b": (
+        _tensors({f"{EMBED}.lora_embedding_A": values(2, VOCAB)}),
+        InputInvalid,
+        "has lora_embedding_A but no lora_embedding_B",
+    ),
+    "magnitude-unsaid": (
+        _tensors({f"{Q_PROJ}.lora_magnitude_vector": values(8)}),
+        InputInvalid,
+        "adapter_config.json does not say use_dora",
+    ),
+    "magnitude-missing": (
+        _with(use_dora=True),
+        InputInvalid,
+        "has no lora_magnitude_vector for model.layers.0.self_attn.q_proj",
+    ),
+    "magnitude-alone": (
+        _both(
+            {f"{DOWN}.lora_magnitude_vector": values(8), f"{Q_PROJ}.lora_magnitude_vector": values(8)}, use_dora=True
+        ),
+        InputInvalid,
+        "there is no lora_A beside it",
+    ),
+    "magnitude-of-another-size": (
+        _both({f"{Q_PROJ}.lora_magnitude_vector": values(9)}, use_dora=True),
+        InputInvalid,
+        "has 9 values, model.layers.0",
+    ),
+    "dora-and-lora-bias": (_with(use_dora=True, lora_bias=True), Unsupported, "use_dora and lora_bias together"),
+    "bias-without-a-bias": (
+        _tensors({f"{Q_PROJ}.base_layer.bias": values(8)}),
+        InputInvalid,
+        "is added to a bias, and model.layers.0.self_attn.q_proj",
+    ),
+    "lora-bias-without-a-bias": (
+        _both({f"{Q_PROJ}.lora_B.bias": values(8)}, lora_bias=True),
+        InputInvalid,
+        "is added to a bias, and model.layers.0",
+    ),
+    "lora-bias-missing": (_with(lora_bias=True), InputInvalid, "has lora_B but no lora_B.bias for model.layers.0"),
+    "lora-bias-unsaid": (_tensors({f"{Q_PROJ}.lora_B.bias": values(8)}), InputInvalid, "does not say lora_bias"),
+    "bias-word": (_with(bias="some"), InputInvalid, "bias is 'some', expected none, all or lora_only"),
+    "module-of-another-size": (
+        _tensors({f"{NORM}.weight": values(9)}),
+        InputInvalid,
+        "norm.weight' is 9, model.norm.weight of",
+    ),
+    "module-missing": (
+        _with(modules_to_save=["norm"]),
+        InputInvalid,
+        "has no model.norm.weight, which adapter_config.json",
+    ),
+    "module-twice": (
+        _tensors({f"{NORM}.weight": values(8), f"{NORM}.modules_to_save.weight": values(8) + 1}),
+        InputInvalid,
+        "norm.modules_to_save.weight' differs from model.norm.weight beside it",
+    ),
+    "module-before-alone": (
+        _tensors({f"{NORM}.original_module.weight": values(8)}),
+        InputInvalid,
+        "has no model.norm.weight beside it",
+    ),
+    "module-and-lora": (
+        _tensors({f"{Q_PROJ}.weight": values(8, 8)}),
+        InputInvalid,
+        "has lora_A and a whole weight for model.layers.0.self_attn",
+    ),
+    "tokens-missing": (_with(trainable_token_indices=[1]), InputInvalid, "has no embedding.trainable_tokens_delta"),
+    "tokens-of-another-number": (
+        _both({f"{EMBED}.{TOKENS}": values(3, HIDDEN)}, trainable_token_indices=[1, 2]),
+        InputInvalid,
+        "names 2 tokens",
+    ),
+    "tokens-unsaid": (_tensors({f"{EMBED}.{TOKENS}": values(3, HIDDEN)}), InputInvalid, "names 0 tokens"),
+    "tokens-beyond-the-vocabulary": (
+        _both({f"{EMBED}.{TOKENS}": values(1, HIDDEN)}, trainable_token_indices=[VOCAB]),
+        InputInvalid,
+        "has 16 rows",
+    ),
+    "tokens-twice": (_with(trainable_token_indices=[1, 1]), InputInvalid, "names token 1 twice"),
+    "tokens-words": (_with(trainable_token_indices=["a"]), InputInvalid, "trainable_token_indices is ['a']"),
+    "one-end-resized": (
+        _tensors({f"{EMBED}.weight": values(VOCAB + 4, HIDDEN)}),
+        InputInvalid,
+        "gives model.embed_tokens.weight 20 rows and lm_head.weight 16",
+    ),
     "loha-tensor": (_tensors({f"{Q_PROJ}.hada_w1_a": values(8)}), Unsupported, "LoHa"),
     "unknown-tensor": (_tensors({"something.else": values(8)}), InputInvalid, "'something.else' is no part of a LoRA"),
     "other-prefix": (
@@ -392,7 +410,7 @@ def test_a_base_given_as_adapter_and_missing_folders(tmp_path: Path) -> None:
 
 def test_every_tensor_of_the_real_adapter_is_used_once(smollm2: Path, smollm2_lora: Path) -> None:
     adapter = read_adapter(smollm2_lora, read_checkpoint(smollm2))
-    used = [entry.name for pair in adapter.pairs for entry in (pair.a, pair.b)]
+    used = [entry.name for entry in adapter.tensors]
     assert sorted(used) == sorted(load_file(smollm2_lora / "adapter_model.safetensors"))
     recorded = json.loads((smollm2_lora / "adapter_config.json").read_text())
-    assert {pair.scale for pair in adapter.pairs} == {recorded["lora_alpha"] / recorded["r"]}
+    assert {pair.scale for pair in pairs(adapter)} == {recorded["lora_alpha"] / recorded["r"]}

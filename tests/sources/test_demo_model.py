@@ -44,7 +44,7 @@ def test_digits_are_split_as_in_llama_cpp(smollm2: Path) -> None:
 
 def test_the_adapter_changes_every_linear_layer(smollm2: Path, smollm2_lora: Path) -> None:
     adapter = read_adapter(smollm2_lora, read_checkpoint(smollm2))
-    assert len(adapter.pairs) == 30 * 7
+    assert len(adapter.updates) == 30 * 7
     updates = load_file(smollm2_lora / "adapter_model.safetensors")
     assert all(tensor.abs().max() > 0 for name, tensor in updates.items() if "lora_B" in name)
 

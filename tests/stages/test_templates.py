@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from packager import codec
-from packager.artifacts import Adapter, Checkpoint, Pin
+from packager.artifacts import Adapter, AdapterStep, Checkpoint, Pin
 from packager.chat.probes import every_probe
 from packager.errors import InputInvalid, UnsafeInput, Unsupported
 from packager.formats.adapter import read_adapter
@@ -78,7 +78,9 @@ def test_the_adapter_that_peft_saved_agrees_with_its_base(smollm2: Path, smollm2
 
 
 def test_an_adapter_with_another_template_stops(read: Callable[[str], Checkpoint]) -> None:
-    adapter = Adapter(folder=Path("lora"), name="lora", base_name=None, pairs=(), chat_template=samples.CHATML)
+    adapter = Adapter(
+        steps=(AdapterStep(folder=Path("lora")),), name="lora", base_name=None, updates=(), chat_template=samples.CHATML
+    )
     with pytest.raises(InputInvalid, match="build different prompts: conversation user") as caught:
         make(read("qwen2.5"), adapter)
     assert f"+{QWEN_DEFAULT}<|im_end|>\\n" in caught.value.lines

@@ -28,6 +28,7 @@ from packager.stages.weights import (
     supported_architecture,
 )
 from tests import llama_cpp_tools as llama
+from tests.weights.made_checkpoints import pairs
 
 FAMILIES = ["qwen2.5", "qwen3", "llama3.1"]
 ALL = tuple(Quant)
@@ -226,7 +227,7 @@ def test_an_adapter_that_is_not_finite_is_named(
     lora = tmp_path / "lora"
     shutil.copytree(tiny_lora("qwen3"), lora)
     base = read_checkpoint(tiny("qwen3"))
-    pair = read_adapter(lora, base).pairs[0]
+    pair = pairs(read_adapter(lora, base))[0]
     with pair.b.file.open("r+b") as file:
         file.seek(pair.b.offset)
         file.write(struct.pack("<f", math.nan))

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from packager.artifacts import Adapter, Checkpoint, Dtype, LoraPair, Sampling, TensorEntry
+from packager.artifacts import Adapter, AdapterStep, Checkpoint, Dtype, LoraPair, Sampling, TensorEntry
 from packager.formats.safetensors import read_header
 
 
@@ -55,10 +55,10 @@ def adapter(
         tensors |= {f"{target}.lora_A": a.contiguous(), f"{target}.lora_B": b.contiguous()}
     found = {entry.name: entry for entry in entries(folder / "adapter_model.safetensors", tensors)}
     return Adapter(
-        folder=folder,
+        steps=(AdapterStep(folder=folder),),
         name=folder.name,
         base_name=None,
-        pairs=tuple(
+        updates=tuple(
             LoraPair(
                 target=target,
                 a=found[f"{target}.lora_A"],
@@ -70,3 +70,8 @@ def adapter(
         ),
         chat_template=None,
     )
+
+
+def pairs(adapter: Adapter) -> tuple[LoraPair, ...]:
+    """An adapter's low-rank updates."""
+    return tuple(update for update in adapter.updates if isinstance(update, LoraPair))

@@ -20,7 +20,7 @@ from packager.weights.merged import (
     rows_per_block,
     single_threaded_torch,
 )
-from tests.weights.made_checkpoints import adapter, checkpoint
+from tests.weights.made_checkpoints import adapter, checkpoint, pairs
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -70,7 +70,7 @@ def test_the_update_is_linear_in_the_scale(factor: float, tmp_path: Path) -> Non
     """Powers of two scale every float exactly, so the law holds to the bit on a base of zeros."""
     base = checkpoint(tmp_path / "base", {"w": torch.zeros(5, 6)})
     lora = adapter(tmp_path / "lora", {"w": (random(2, 6, seed=1), random(5, 2, seed=2))}, scale=1.0)
-    scaled = dataclasses.replace(lora, pairs=tuple(dataclasses.replace(p, scale=factor) for p in lora.pairs))
+    scaled = dataclasses.replace(lora, updates=tuple(dataclasses.replace(pair, scale=factor) for pair in pairs(lora)))
     with MergedTensors(base, lora) as once, MergedTensors(base, scaled) as more:
         assert torch.equal(more.whole("w"), once.whole("w") * factor)
 
