@@ -7,11 +7,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from packager.artifacts import AddedVector, Checkpoint, LoraPair, ReplacedRows, ReplacedTensor, TensorEntry, Update
+from packager.artifacts import (
+    AddedVector,
+    Checkpoint,
+    ExpertPair,
+    LoraPair,
+    ReplacedRows,
+    ReplacedTensor,
+    TensorEntry,
+    Update,
+)
 from packager.errors import InputInvalid, Unsupported
 from packager.formats.adapter_settings import AdapterSettings
 from packager.formats.adapter_targets import is_transposed, weight_of
-from packager.formats.adapter_tensors import AdapterTensors, Part
+from packager.formats.adapter_tensors import AdapterTensors, Part, module_of
+from packager.formats.expert_pairs import ExpertMatcher
 from packager.formats.tensor_bytes import same_values
 
 _FLOATS = ("F32", "BF16", "F16")
@@ -53,7 +63,7 @@ class Matcher:
         for module in sorted(held.modules):
             found.extend(self._module(module, held.modules[module], held))
         self._check_complete(held)
-        rank = (ReplacedTensor, LoraPair, ReplacedRows, AddedVector)
+        rank = (ReplacedTensor, LoraPair, ExpertPair, ReplacedRows, AddedVector)
         return tuple(sorted(found, key=lambda update: (update.target, rank.index(type(update)))))
 
     def _module(self, module: str, parts: Mapping[Part, TensorEntry], held: AdapterTensors) -> Iterator[Update]:
@@ -71,15 +81,27 @@ class Matcher:
             other = kinds[1] if len(kinds) > 1 else "a whole weight"
             raise InputInvalid(f"{self.path}: has {kinds[0]} and {other} for {module}", hint=_AGAIN)
         for a, b in pairs:
-            yield self._pair(module, parts, a, b)
+            yield from self._low_rank(module, parts, a, b, held)
         if Part.TOKENS in parts:
             yield self._tokens(module, parts[Part.TOKENS])
         yield from self._beside_b(module, parts)
 
-    def _pair(self, module: str, parts: Mapping[Part, TensorEntry], a_name: Part, b_name: Part) -> LoraPair:
+    def _low_rank(
+        self, module: str, parts: Mapping[Part, TensorEntry], a_name: Part, b_name: Part, held: AdapterTensors
+    ) -> Iterator[Update]:
         for name, other in ((a_name, b_name), (b_name, a_name)):
             if name not in parts:
                 raise InputInvalid(f"{self.path}: has {other} but no {name} for {module}", hint=_AGAIN)
+        experts = ExpertMatcher(settings=self.settings, base=self.base, tensors=self.tensors, hint=self.trained_on)
+        parameter = experts.parameter(module, held.modules)
+        pairs = experts.pairs(parameter, parts[a_name], parts[b_name]) if parameter else None
+        if pairs is None:
+            own = parameter or module_of(parts[a_name])
+            yield self._pair(module, own, parts, a_name, b_name)
+        else:
+            yield from pairs
+
+    def _pair(self, module: str, own: str, parts: Mapping[Part, TensorEntry], a_name: Part, b_name: Part) -> LoraPair:
         a, b, magnitude = parts[a_name], parts[b_name], parts.get(Part.MAGNITUDE)
         target = self._weight(module, a)
         if len(target.shape) != 2 or len(a.shape) != 2:
@@ -89,14 +111,14 @@ class Matcher:
                 hint="Only updates of plain matrices can be merged.",
             )
         transposed = a_name is Part.EMBEDDING_A or is_transposed(module, self.base.architecture)
-        self._check_shapes(a, b, target, module, (a_name, b_name), transposed)
+        self._check_shapes(a, b, target, own, (a_name, b_name), transposed)
         if self.settings.dora:
             self._check_magnitude(module, magnitude, b.shape[0])
         return LoraPair(
             target=target.name,
             a=a,
             b=b,
-            scale=self.settings.scaling.scale_of(module),
+            scale=self.settings.scaling.scale_of(own),
             transposed=transposed,
             magnitude=magnitude,
         )
@@ -160,7 +182,7 @@ class Matcher:
             target = self._bias(module, bias)
             self._check_stored(bias, dimensions=1)
             self._check_fits(bias, target)
-            yield AddedVector(target=target.name, value=bias, scale=self.settings.scaling.scale_of(module))
+            yield AddedVector(target=target.name, value=bias, scale=self.settings.scaling.scale_of(module_of(bias)))
 
     def _tokens(self, module: str, values: TensorEntry) -> ReplacedRows:
         target = self._weight(module, values)
