@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from packager.artifacts import (
@@ -51,6 +52,10 @@ class Matcher:
     changed: frozenset[str]
     trained_on: str
 
+    @property
+    def _experts(self) -> ExpertMatcher:
+        return ExpertMatcher(settings=self.settings, base=self.base, tensors=self.tensors, hint=self.trained_on)
+
     def updates(self, held: AdapterTensors) -> tuple[Update, ...]:
         """Give the updates of all tensors, in the order of their targets; what replaces a tensor comes before what adds to it.
 
@@ -92,9 +97,8 @@ class Matcher:
         for name, other in ((a_name, b_name), (b_name, a_name)):
             if name not in parts:
                 raise InputInvalid(f"{self.path}: has {other} but no {name} for {module}", hint=_AGAIN)
-        experts = ExpertMatcher(settings=self.settings, base=self.base, tensors=self.tensors, hint=self.trained_on)
-        parameter = experts.parameter(module, held.modules)
-        pairs = experts.pairs(parameter, parts[a_name], parts[b_name]) if parameter else None
+        parameter = self._experts.parameter(module, held.modules)
+        pairs = self._experts.pairs(parameter, parts[a_name], parts[b_name]) if parameter else None
         if pairs is None:
             own = parameter or module_of(parts[a_name])
             yield self._pair(module, own, parts, a_name, b_name)
@@ -230,7 +234,8 @@ class Matcher:
                 raise InputInvalid(f"{self.path}: {before.name!r} has no {name} beside it", hint=_AGAIN)
 
     def _check_complete(self, held: AdapterTensors) -> None:
-        missing = next(_missing(self.settings, self.tensors, held, self.base), None)
+        parameters = (f"lora_A and lora_B for {name}" for name in self._experts.missing(held.modules))
+        missing = next(chain(parameters, _missing(self.settings, self.tensors, held, self.base)), None)
         if missing is not None:
             raise InputInvalid(
                 f"{self.path}: has no {missing}, which {self.settings.path.name} says was trained",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from packager.artifacts import Checkpoint, ExpertPair, TensorEntry
 from packager.errors import InputInvalid, Unsupported
 from packager.formats.adapter_settings import AdapterSettings
-from packager.formats.expert_targets import expert_targets, parameter_of, wrapped_module
+from packager.formats.expert_targets import expert_targets, is_adapted, parameter_of, wrapped_module
 
 _SAME_SAVE = "Take adapter_config.json and the weights from the same save."
 
@@ -33,6 +34,16 @@ class ExpertMatcher:
         """Give the parameter that a module's update is of; see `parameter_of`. `modules` are all that have one."""
         depths = sum(wrapped_module(other) == wrapped_module(module) for other in modules)
         return parameter_of(module, self.settings.parameters, depths)
+
+    def missing(self, modules: Collection[str]) -> Iterator[str]:
+        """Yield the parameters of some layers that were adapted and that none of `modules` is of, though another layer's is."""
+        trained = {self.parameter(module, modules) for module in modules} - {None}
+        for parameter in sorted(filter(None, trained)):
+            for layer in range(self.base.layers):
+                other = re.sub(r"(?<=\.)\d+(?=\.)", str(layer), parameter, count=1)
+                stored = other in self.tensors or expert_targets(other, self.tensors, self.base.architecture)
+                if stored and other not in trained and is_adapted(other, self.settings.parameters):
+                    yield other
 
     def pairs(self, parameter: str, a: TensorEntry, b: TensorEntry) -> tuple[ExpertPair, ...] | None:
         """Give the updates that A and B of a parameter are; None where the checkpoint has it as an ordinary matrix.

@@ -73,7 +73,7 @@ def parameter_of(module: str, parameters: tuple[str, ...], depths: int) -> str |
         `model.layers.0.mlp.experts.gate_up_proj`; None where it is no update of a parameter, or of one that is not known.
     """
     bare, depth = wrapped_module(module), module.count(_WRAPPED)
-    adapted = [name for name in _PARAMETERS if _matches(f"{bare}.{name}", parameters)]
+    adapted = [name for name in _PARAMETERS if is_adapted(f"{bare}.{name}", parameters)]
     return f"{bare}.{adapted[-1 - depth]}" if len(adapted) == depths and depth < depths else None
 
 
@@ -99,7 +99,8 @@ def expert_targets(
     return None
 
 
-def _matches(parameter: str, names: tuple[str, ...]) -> bool:
+def is_adapted(parameter: str, names: tuple[str, ...]) -> bool:
+    """Whether target_parameters names a parameter, by its whole name or its end."""
     return any(parameter == name or parameter.endswith(f".{name}") for name in names)
 
 

@@ -202,3 +202,17 @@ def test_the_merge_is_pefts(name: str, checkpoint: Callable[[str], Path], tmp_pa
 def assert_close(ours: torch.Tensor, expected: torch.Tensor, name: str) -> None:
     """Equal to 1e-6 of the largest value."""
     assert (ours.to(torch.float64) - expected.to(torch.float64)).abs().max() <= 1e-6 * expected.abs().max(), name
+
+
+@pytest.mark.parametrize("name", ["qwen3-moe", "mixtral", "qwen2-moe", "olmoe"])
+def test_adapters_made_with_transformers_4_are_merged_as_peft_merges_them(
+    name: str,
+    checkpoint: Callable[[str], Path],
+    lora: Callable[[str], Path],
+    merged: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
+    """There every expert was a module of its own; peft 0.21 fuses their updates when it loads them."""
+    theirs = merge_with_peft(name, checkpoint(name), lora(name), tmp_path / "theirs")
+    for key, ours in load_file(merged(name) / "model.safetensors").items():
+        assert_close(ours, theirs[key], key)
