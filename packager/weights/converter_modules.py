@@ -72,7 +72,10 @@ def model_class(folder: Path, index: Callable[[Any], dict[str, Callable[[], Any]
     conversion: Any = sys.modules["conversion"]
     hparams = conversion.ModelBase.load_hparams(folder, False)
     architecture = conversion.get_model_architecture(hparams, conversion.ModelType.TEXT)
-    found = conversion.get_model_class(architecture)
+    try:
+        found = conversion.get_model_class(architecture)
+    except KeyError:  # its table names the module of a speech or vision part, which has no such class for text
+        raise NotImplementedError(f"no class for {architecture}") from None
 
     class Supplied(conversion.ModelBase):  # type: ignore[misc]  # loaded at run time
         """Stands between the architecture's classes and ModelBase, so that their own `index_tensors` still apply."""
