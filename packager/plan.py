@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from packager.artifacts import Adapter, Checkpoint, Quant
 from packager.errors import InputInvalid, NoSpace, PackagerError, PlanRefused, Unsupported, Usage
-from packager.formats.adapter import read_adapter
-from packager.formats.checkpoint import read_checkpoint
+from packager.formats.adapter import read_adapters
+from packager.formats.checkpoint import folder_name, read_checkpoint
 from packager.formats.labelled_rows import LabelledRow, read_labelled_rows
 from packager.formats.model_name import DEFAULT_TAG, ModelName
 from packager.sources.llama_cpp_tree import LlamaCppTree, cached_tree
@@ -25,7 +25,10 @@ _SMALL_FILES_BYTES = 4 << 20  # template, Modelfile, report, receipts
 
 @dataclass(frozen=True, kw_only=True)
 class BuildRequest:
-    """What the user asked for, as typed. `adapter` is None for a full fine-tune, `name` None to register nothing."""
+    """What the user asked for, as typed. `adapter` is None for a full fine-tune, `name` None to register nothing.
+
+    `more_adapters` are merged after `adapter`, in order.
+    """
 
     base: Path
     adapter: Path | None
@@ -40,6 +43,12 @@ class BuildRequest:
     data: Path | None = None
     data_rows: int = 16
     reference_memory_bytes: int | None = None
+    more_adapters: tuple[Path, ...] = ()
+
+    @property
+    def adapters(self) -> tuple[Path, ...]:
+        """All adapters, in order."""
+        return (*(() if self.adapter is None else (self.adapter,)), *self.more_adapters)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +111,8 @@ def make_plan(request: BuildRequest) -> Plan:
     problems: list[PackagerError] = []
     base = _attempt(problems, lambda: read_checkpoint(request.base))
     adapter = None
-    if base is not None and request.adapter is not None:
-        folder = request.adapter
-        adapter = _attempt(problems, lambda: read_adapter(folder, base))
+    if base is not None and request.adapters:
+        adapter = _attempt(problems, lambda: read_adapters(request.adapters, base))
     tree = _attempt(problems, lambda: cached_tree(request.llama_cpp))
     typed = request.name
     name = _attempt(problems, lambda: build_name(typed)) if typed is not None else None
@@ -116,7 +124,7 @@ def make_plan(request: BuildRequest) -> Plan:
     if tree is not None:
         _attempt(problems, lambda: _check_architecture(base, tree))
     template = None
-    if adapter is not None or request.adapter is None:
+    if adapter is not None or not request.adapters:
         job = TemplatesJob(base=base, adapter=adapter, template_file=request.template_file)
         template = _attempt(problems, lambda: make_template(job))
     stem = _file_stem(name, base, adapter)
@@ -132,7 +140,7 @@ def make_plan(request: BuildRequest) -> Plan:
     summary = PlanSummary(
         base=base.name,
         architecture=base.architecture,
-        adapter=adapter.name if adapter else None,
+        adapter=" + ".join(map(folder_name, adapter.folders)) if adapter else None,
         updates=len(adapter.targets) if adapter else 0,
         files=files,
         peak_disk_bytes=needed,
@@ -199,6 +207,8 @@ def _notes(tree: LlamaCppTree | None, adapter: Adapter | None) -> tuple[str, ...
         notes.append("llama.cpp's converter is fetched by the build; whether it knows the architecture: not checked")
     if adapter is None:
         notes.append("no adapter: the base is packaged as it is")
+    elif adapter.output_layer is not None:
+        notes.append(f"{adapter.output_layer.name} is no longer tied to the embedding: only one of them was trained")
     return tuple(notes)
 
 

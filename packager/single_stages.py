@@ -14,7 +14,7 @@ from packager.durable import FileDigest
 from packager.engines.ollama import OllamaServer
 from packager.errors import InputInvalid, ToolMissing
 from packager.events import Emit, Noted
-from packager.formats.adapter import read_adapter
+from packager.formats.adapter import read_adapters
 from packager.formats.build_folder import MODELFILE_NAME, find_ggufs, read_modelfile
 from packager.formats.checkpoint import read_checkpoint
 from packager.formats.labelled_rows import LabelledRow
@@ -55,10 +55,10 @@ class MergeKey:
 
 
 def merge(
-    base: Path, adapter: Path, output: Path, *, dtype: Dtype | None, template_file: str | None, emit: Emit
+    base: Path, adapters: tuple[Path, ...], output: Path, *, dtype: Dtype | None, template_file: str | None, emit: Emit
 ) -> tuple[Path, ...]:
     """Write a merged Hugging Face checkpoint and give its files."""
-    checkpoint, lora, found = _read(base, adapter, template_file)
+    checkpoint, lora, found = _read(base, adapters, template_file)
     chosen = dtype or checkpoint.dtype
     with Workspace(output, emit=emit) as workspace:
         key = MergeKey(
@@ -89,7 +89,7 @@ def modelfile(
     base: Path, adapter: Path | None, output: Path, *, gguf: Path | None, template_file: str | None, emit: Emit
 ) -> tuple[Path, ...]:
     """Write a Modelfile, and give its path."""
-    checkpoint, _, found = _read(base, adapter, template_file)
+    checkpoint, _, found = _read(base, () if adapter is None else (adapter,), template_file)
     file_name = gguf.name if gguf is not None else find_ggufs(output)[0].path.name
     result = make_modelfile(ModelfileJob(base=checkpoint, template=found.template, go=found.go, gguf_name=file_name))
     for note in result.notes:
@@ -127,7 +127,7 @@ def register(folder: Path, name: str, *, replace: bool, emit: Emit) -> tuple[Reg
 def verify(
     folder: Path,
     base: Path,
-    adapter: Path | None,
+    adapters: tuple[Path, ...],
     *,
     name: str | None,
     template_file: str | None,
@@ -137,7 +137,7 @@ def verify(
     emit: Emit,
 ) -> Verdict:
     """Compare every GGUF of a folder with the reference, and write report.json and report.html there."""
-    checkpoint, lora, found = _read(base, adapter, template_file)
+    checkpoint, lora, found = _read(base, adapters, template_file)
     ggufs = find_ggufs(folder)
     server = OllamaServer.connect(emit=emit) if name is not None else None
     registered: tuple[Registered, ...] = ()
@@ -190,10 +190,10 @@ def open_page(page: Path) -> None:
 
 
 def _read(
-    base: Path, adapter: Path | None, template_file: str | None
+    base: Path, adapters: tuple[Path, ...], template_file: str | None
 ) -> tuple[Checkpoint, Adapter | None, TemplateResult]:
     checkpoint = read_checkpoint(base)
-    lora = read_adapter(adapter, checkpoint) if adapter is not None else None
+    lora = read_adapters(adapters, checkpoint) if adapters else None
     return checkpoint, lora, make_template(TemplatesJob(base=checkpoint, adapter=lora, template_file=template_file))
 
 

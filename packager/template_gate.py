@@ -12,6 +12,7 @@ from packager.durable import FileDigest
 from packager.engines.ollama import OllamaServer
 from packager.errors import Unsupported
 from packager.events import Emit, Noted
+from packager.formats.fine_tuned import tokenizer_folder
 from packager.parity.template_matrix import TemplateMatrix
 from packager.plan import Plan
 from packager.sources.llama_cpp_tree import LlamaCppTree
@@ -50,7 +51,7 @@ def template_for_ollama(
     if choice.code:
         raise Unsupported(f"{plan.base.folder}: {choice.reason} ({choice.code})", hint=out)
     job = TemplateCheckJob(
-        folder=plan.base.folder,
+        folder=tokenizer_folder(plan.base, plan.adapter),
         template=found,
         served=Served(template=found.text, adds_bos=found.adds_bos, rewritten=found.rewritten),
         conversations=tuple(probe for probe in load_probes() if probe.group == CORE),

@@ -59,7 +59,7 @@ def load_base(base: Path) -> Any:
 def load(base: Path, *adapters: Path, vocab_size: int | None = None, untie: bool = False) -> Any:
     """peft's own model of a base and saved adapters: each but the last is merged before the next is loaded.
 
-    `untie` first gives the output layer a copy of the embedding, as peft advises for tied embeddings.
+    `untie` gives the output layer a copy of the weight that it shares, as peft advises for merging.
     """
     from peft import PeftModel
 
@@ -68,11 +68,18 @@ def load(base: Path, *adapters: Path, vocab_size: int | None = None, untie: bool
         model = load_base(base)
         if vocab_size is not None:
             model.resize_token_embeddings(vocab_size, mean_resizing=False)
-        if untie:
-            model.config.tie_word_embeddings = False
-            model.lm_head.weight = torch.nn.Parameter(model.model.embed_tokens.weight.detach().clone())
         for adapter in adapters:
             if hasattr(model, "merge_and_unload"):
                 model = model.merge_and_unload()
             model = PeftModel.from_pretrained(model, adapter)
+        if untie:
+            _untie(model)
         return model.eval()
+
+
+def _untie(model: Any) -> None:
+    head = model.get_output_embeddings()
+    for inside in ("original_module", "base_layer"):
+        head = getattr(head, inside, head)
+    model.config.tie_word_embeddings = False
+    head.weight = torch.nn.Parameter(head.weight.detach().clone())

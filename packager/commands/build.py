@@ -13,6 +13,7 @@ from packager.commands import options
 @click.command(short_help="Base and adapter in, a verified Ollama model out.")
 @options.base
 @options.adapter
+@options.more_adapters
 @options.output
 @options.quants
 @options.name
@@ -29,6 +30,7 @@ from packager.commands import options
 def build(
     base: Path,
     adapter: Path | None,
+    more_adapters: tuple[Path, ...],
     output: Path,
     quants: tuple[Quant, ...],
     name: str | None,
@@ -69,6 +71,7 @@ def build(
         register=not no_register,
         verify=not no_verify,
         replace=replace,
+        more_adapters=more_adapters,
         data=data,
         data_rows=data_rows,
         reference_memory_bytes=reference_memory_bytes,

@@ -13,6 +13,7 @@ from packager.commands import options
 @click.command(short_help="Write the merged Hugging Face checkpoint.")
 @options.base
 @click.argument("adapter", type=click.Path(path_type=Path))
+@options.more_adapters
 @options.output
 @click.option(
     "--dtype", type=click.Choice([dtype.value for dtype in Dtype]), help="Element type; by default the base's."
@@ -23,6 +24,7 @@ from packager.commands import options
 def merge(
     base: Path,
     adapter: Path,
+    more_adapters: tuple[Path, ...],
     output: Path,
     dtype: str | None,
     template_file: str | None,
@@ -40,6 +42,11 @@ def merge(
 
     with Console(quiet=quiet, as_json=as_json) as console:
         result = run(
-            base, adapter, output, dtype=Dtype(dtype) if dtype else None, template_file=template_file, emit=console.emit
+            base,
+            (adapter, *more_adapters),
+            output,
+            dtype=Dtype(dtype) if dtype else None,
+            template_file=template_file,
+            emit=console.emit,
         )
         console.files(result)

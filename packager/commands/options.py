@@ -44,6 +44,18 @@ def adapter(function: F) -> F:
     return click.argument("adapter", required=False, type=click.Path(path_type=Path))(function)
 
 
+def more_adapters(function: F) -> F:
+    """Add --adapter DIR, repeatable."""
+    return click.option(
+        "--adapter",
+        "more_adapters",
+        metavar="DIR",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        help="One more adapter, trained on the result of those before it; may be repeated, in order.",
+    )(function)
+
+
 def model(function: F) -> F:
     """Add MODEL: a checkpoint's folder, a GGUF file, a template file, a named template, or the name of a model in Ollama."""
     return click.argument("model", metavar="MODEL")(function)

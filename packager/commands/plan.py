@@ -13,6 +13,7 @@ from packager.commands import options
 @click.command(short_help="What a build would do, and every problem it would meet.")
 @options.base
 @options.adapter
+@options.more_adapters
 @options.output
 @options.quants
 @options.name
@@ -25,6 +26,7 @@ from packager.commands import options
 def plan(
     base: Path,
     adapter: Path | None,
+    more_adapters: tuple[Path, ...],
     output: Path,
     quants: tuple[Quant, ...],
     name: str | None,
@@ -57,6 +59,7 @@ def plan(
         register=not no_register,
         verify=not no_verify,
         replace=replace,
+        more_adapters=more_adapters,
     )
     with Console(as_json=as_json) as console:
         console.plan(make_plan(request).summary)

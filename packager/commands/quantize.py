@@ -12,6 +12,7 @@ from packager.commands import options
 
 @click.command(short_help="Write the GGUF files of a checkpoint.")
 @click.argument("source", type=click.Path(path_type=Path))
+@options.more_adapters
 @options.output
 @options.quants
 @options.name
@@ -21,6 +22,7 @@ from packager.commands import options
 @options.quiet
 def quantize(
     source: Path,
+    more_adapters: tuple[Path, ...],
     output: Path,
     quants: tuple[Quant, ...],
     name: str | None,
@@ -49,6 +51,7 @@ def quantize(
         llama_cpp=llama_cpp,
         register=False,
         verify=False,
+        more_adapters=more_adapters,
     )
     with Console(quiet=quiet, as_json=as_json) as console:
         console.ggufs(run(request, emit=console.emit))

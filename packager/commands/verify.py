@@ -13,6 +13,7 @@ from packager.commands import options
 @click.argument("folder", type=click.Path(path_type=Path))
 @options.base
 @options.adapter
+@options.more_adapters
 @click.option("--name", metavar="NAME", help="Also compare what Ollama serves under NAME:QUANT.")
 @options.template
 @options.gates
@@ -24,6 +25,7 @@ def verify(
     folder: Path,
     base: Path,
     adapter: Path | None,
+    more_adapters: tuple[Path, ...],
     name: str | None,
     template_file: str | None,
     gates: tuple[tuple[str, float], ...],
@@ -52,7 +54,7 @@ def verify(
         verdict = run(
             folder,
             base,
-            adapter,
+            (*(() if adapter is None else (adapter,)), *more_adapters),
             name=name,
             template_file=template_file,
             gates=gates_from(gates),

@@ -26,28 +26,40 @@ def adapted(model: Any, adapter: Adapter, *, parked: bool) -> Any:
 
     if parked:
         _refuse_parked(adapter)
+    before: AdapterStep | None = None
     for step in adapter.steps:
         with named(step.folder):
-            if step is not adapter.steps[0]:
+            if before is not None:
+                if before.unties:
+                    _untie(model)
                 model = model.merge_and_unload()
-            fit(model, step)
+            if step.vocab_size is not None:
+                model.resize_token_embeddings(step.vocab_size, mean_resizing=False)
             model = PeftModel.from_pretrained(model, str(step.folder), torch_device="cpu")
             if parked:
                 _load_updates(model, step.folder)
+            before = step
     return model
 
 
-def fit(model: Any, step: AdapterStep) -> None:
-    """Give a model the vocabulary that a step needs, and an output layer of its own where the step unties one."""
+def reshape(model: Any, adapter: Adapter) -> None:
+    """Give a base the vocabulary of a fine-tune, and an output layer of its own where the fine-tune unties one."""
+    if adapter.vocab_size is not None:
+        model.resize_token_embeddings(adapter.vocab_size, mean_resizing=False)
+    if adapter.output_layer is not None:
+        _untie(model)
+
+
+def _untie(model: Any) -> None:
+    """Give the output layer a weight of its own: peft merges an embedding into the weight that it shares, and so into both."""
     import torch
 
-    if step.vocab_size is not None:
-        model.resize_token_embeddings(step.vocab_size, mean_resizing=False)
-    if step.unties:
-        model.config.get_text_config().tie_word_embeddings = False
-        model.config.tie_word_embeddings = False
-        weight = model.get_input_embeddings().weight
-        model.get_output_embeddings().weight = torch.nn.Parameter(weight.detach().clone(), requires_grad=False)
+    model.config.get_text_config().tie_word_embeddings = False
+    model.config.tie_word_embeddings = False
+    layer = model.get_output_embeddings()
+    while (inner := getattr(layer, "base_layer", None) or getattr(layer, "original_module", None)) is not None:
+        layer = inner
+    layer.weight = torch.nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
 
 
 def _refuse_parked(adapter: Adapter) -> None:

@@ -20,7 +20,7 @@ from packager.durable import disk_errors
 from packager.engines.engine import NotSupported
 from packager.engines.loading import installed, named, one_line, quiet
 from packager.engines.offload import Offload
-from packager.engines.peft_adapter import adapted, fit
+from packager.engines.peft_adapter import adapted, reshape
 from packager.errors import InputInvalid
 from packager.formats.chat_messages import declared_tools, template_messages
 
@@ -194,8 +194,7 @@ class Reference:
         import torch
 
         with quiet():
-            for step in adapter.steps:
-                fit(self._model, step)
+            reshape(self._model, adapter)
         there = dict(self._model.named_parameters())
         with torch.inference_mode():
             for name, value in weights:

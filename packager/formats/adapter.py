@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from packager.artifacts import Adapter, AdapterStep, Checkpoint, TensorEntry, Update
-from packager.errors import InputInvalid, UnsafeInput
+from packager.errors import InputInvalid, UnsafeInput, Unsupported
 from packager.formats.adapter_kinds import refuse_other_kinds
 from packager.formats.adapter_match import Matcher
 from packager.formats.adapter_settings import AdapterSettings
 from packager.formats.adapter_tensors import sort_tensors
 from packager.formats.adapter_vocabulary import larger_tokenizer
 from packager.formats.checkpoint import folder_name, list_names
-from packager.formats.fine_tuned import embedding_of, fine_tuned
+from packager.formats.fine_tuned import fine_tuned
 from packager.formats.json_file import JsonObject, read_object, refuse_code
 from packager.formats.recorded_base import check_recorded_base, trained_on
 from packager.formats.safetensors import read_header
@@ -48,8 +48,21 @@ def read_adapters(folders: tuple[Path, ...], base: Checkpoint) -> Adapter:
         UnsafeInput: The weights are a pickle, or a configuration asks for code.
         Unsupported: An adapter is of a kind that cannot be merged, named in the message.
     """
-    found = _first(folders[0], base)
+    step = _read_step(folders[0], base, None)
+    found = Adapter(
+        steps=(step.step,),
+        name=folder_name(folders[0]),
+        base_name=step.base_name,
+        updates=step.updates,
+        chat_template=read_chat_template(folders[0]),
+        output_layer=step.output_layer,
+    )
     for folder in folders[1:]:
+        if step.doubled:
+            raise Unsupported(
+                f"{found.folder}: was trained with ensure_weight_tying on the embedding, and peft merges that into both ends",
+                hint="Only the last adapter can be of this kind.",
+            )
         step = _read_step(folder, base, found)
         found = replace(
             found,
@@ -62,18 +75,6 @@ def read_adapters(folders: tuple[Path, ...], base: Checkpoint) -> Adapter:
     return replace(found, tokenizer_folder=larger_tokenizer(base, found))
 
 
-def _first(folder: Path, base: Checkpoint) -> Adapter:
-    step = _read_step(folder, base, None)
-    return Adapter(
-        steps=(step.step,),
-        name=folder_name(folder),
-        base_name=step.base_name,
-        updates=step.updates,
-        chat_template=read_chat_template(folder),
-        output_layer=step.output_layer,
-    )
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Step:
     """One folder: its updates, and the tied output layer with the base's embedding as its values where it is untied here."""
@@ -83,6 +84,7 @@ class _Step:
     updates: tuple[Update, ...]
     embedding: str
     output_layer: TensorEntry | None
+    doubled: bool
 
 
 def _read_step(folder: Path, base: Checkpoint, before: Adapter | None) -> _Step:
@@ -96,14 +98,14 @@ def _read_step(folder: Path, base: Checkpoint, before: Adapter | None) -> _Step:
     ends = Embeddings.of(path, current)
     held = sort_tensors(path, read_header(path), frozenset(ends.tensors()))
     ends = ends.resized(held)
-    embedding = embedding_of(base.tensors)
     matcher = Matcher(
         path=path,
         settings=settings,
         base=current,
         tensors=ends.tensors(),
-        embedding=embedding.name if embedding else "",
-        changed=before.targets if before else frozenset(),
+        embedding=ends.embedding.name if ends.embedding else "",
+        tied_output=ends.tied_output,
+        changed=ends.shared(before.targets) if before else frozenset(),
         trained_on=trained_on(base_name, base),
     )
     tied = ends.tied(matcher.updates(held), held, settings)
@@ -115,6 +117,7 @@ def _read_step(folder: Path, base: Checkpoint, before: Adapter | None) -> _Step:
         updates=tied.updates,
         embedding=matcher.embedding,
         output_layer=ends.output if tied.unties else None,
+        doubled=tied.doubled,
     )
 
 

@@ -40,6 +40,7 @@ class Matcher:
         base: What it is merged into: the base, with the names and shapes that earlier folders gave it.
         tensors: The tensors that it may change, by name, with the shapes that this folder gives them.
         embedding: The input embedding's tensor, for trained tokens; empty when unknown.
+        tied_output: The output layer's tensor where it shares the embedding's; empty where it does not.
         changed: What earlier folders changed, so that copies of it cannot be compared with the base's files.
         trained_on: The hint for what does not fit.
     """
@@ -49,6 +50,7 @@ class Matcher:
     base: Checkpoint
     tensors: Mapping[str, TensorEntry]
     embedding: str
+    tied_output: str
     changed: frozenset[str]
     trained_on: str
 
@@ -190,7 +192,7 @@ class Matcher:
 
     def _tokens(self, module: str, values: TensorEntry) -> ReplacedRows:
         target = self._weight(module, values)
-        rows = self.settings.tokens_of(module, embedding=target.name == self.embedding)
+        rows = self._rows_of(module)
         self._check_stored(values, dimensions=2)
         if rows is None or values.shape != (len(rows), *target.shape[1:]):
             said = 0 if rows is None else len(rows)
@@ -206,6 +208,13 @@ class Matcher:
                 hint=self.trained_on,
             )
         return ReplacedRows(target=target.name, rows=rows, values=values)
+
+    def _rows_of(self, module: str) -> tuple[int, ...] | None:
+        """Give a module's trained rows; peft saves those of tied embeddings for the output layer, too, and names them once."""
+        mine = self.settings.tokens_of(module, embedding=f"{module}.weight" == self.embedding)
+        if mine is None and f"{module}.weight" == self.tied_output:
+            return self.settings.tokens_of(self.embedding.removesuffix(".weight"), embedding=True)
+        return mine
 
     def _whole(self, name: str, held: AdapterTensors) -> ReplacedTensor:
         return self._replaced(held.wholes[name], self.tensors[name])
@@ -290,8 +299,10 @@ def _missing(
             yield name
     for target in settings.targets:
         yield from _missing_layers(target, tensors, lora, base.layers)
-    for name in settings.tokens:
-        if not any(Part.TOKENS in parts and module.endswith(name) for module, parts in held.modules.items()):
+    tokens = {module for module, parts in held.modules.items() if Part.TOKENS in parts}
+    for name, rows in settings.tokens.items():
+        as_one = base.ties_embeddings and list(settings.tokens.values()).count(rows) > 1  # saved once
+        if not any(module.endswith(name) for module in tokens) and not (as_one and tokens):
             yield f"{name or 'embedding'}.{Part.TOKENS}"
 
 

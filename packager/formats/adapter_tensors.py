@@ -51,7 +51,7 @@ _PARTS = {
     Part.BASE_WEIGHT: r"(token_adapter\.)?base_layer\.weight",
     Part.BASE_BIAS: r"base_layer\.bias",
 }
-_PART_KEYS = {part: re.compile(rf"(?P<module>.+)\.{pattern}") for part, pattern in _PARTS.items()}
+_PART_KEYS = {part: re.compile(rf"(?P<module>.+?)\.{pattern}") for part, pattern in _PARTS.items()}
 # What peft saves beside a trained module of a resized vocabulary: the module again, and the module as it was.
 _AGAIN_KEY = re.compile(r"(?P<module>.+)\.modules_to_save(\.default)?\.(?P<parameter>\w+)")
 _BEFORE_KEY = re.compile(r"(?P<module>.+)\.original_module\.(?P<parameter>\w+)")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from packager.artifacts import Adapter, Checkpoint, TensorEntry
-from packager.formats.json_file import JsonObject
 
 # The modules that peft takes for embeddings (`EMBEDDING_LAYER_NAMES`), by the architectures' own words, and the output layer
 # beside each.
@@ -66,24 +66,20 @@ def tokenizer_folder(base: Checkpoint, adapter: Adapter | None) -> Path:
     return base.folder if adapter is None or adapter.tokenizer_folder is None else adapter.tokenizer_folder
 
 
-def changed_config(config: JsonObject, base: Checkpoint, adapter: Adapter | None) -> dict[str, object]:
+def changed_config(values: Mapping[str, object], base: Checkpoint, adapter: Adapter | None) -> dict[str, object]:
     """Give config.json's values with the vocabulary and the tie that they have once the adapter is merged.
 
-    A value is written where the config has it, at the top and in `text_config`; `tie_word_embeddings` always at the top,
+    A size is written where the config has it, at the top and in `text_config`; a tie that ends always at the top as well,
     because its default differs between architectures.
     """
-    values = dict(config.values)
     after = fine_tuned(base, adapter)
-    changes: dict[str, object] = {}
-    if after.vocab_size != base.vocab_size:
-        changes |= dict.fromkeys(("vocab_size", "n_vocab"), after.vocab_size)
-    if after.ties_embeddings != base.ties_embeddings:
-        changes["tie_word_embeddings"] = False
-        values["tie_word_embeddings"] = False
+    sizes = {"vocab_size": after.vocab_size, "n_vocab": after.vocab_size} if after.vocab_size != base.vocab_size else {}
+    untied = {"tie_word_embeddings": False} if after.ties_embeddings != base.ties_embeddings else {}
+    changed: dict[str, object] = {**values, **{key: size for key, size in sizes.items() if key in values}, **untied}
     text = values.get("text_config")
     if isinstance(text, dict):
-        values["text_config"] = {key: changes.get(key, value) for key, value in text.items()}
-    return {key: changes.get(key, value) for key, value in values.items()}
+        changed["text_config"] = {key: {**sizes, **untied}.get(key, value) for key, value in text.items()}
+    return changed
 
 
 def _is_output(name: str) -> bool:

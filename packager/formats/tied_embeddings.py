@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from packager.artifacts import Checkpoint, ReplacedTensor, TensorEntry, Update
+from packager.artifacts import Checkpoint, LoraPair, ReplacedTensor, TensorEntry, Update
 from packager.errors import InputInvalid, Unsupported
 from packager.formats.adapter_settings import AdapterSettings
 from packager.formats.adapter_tensors import AdapterTensors, Part
@@ -79,6 +79,16 @@ class Embeddings:
                 found[entry.name] = replace(entry, shape=(rows, *entry.shape[1:]))
         return found
 
+    @property
+    def tied_output(self) -> str:
+        """The output layer's tensor where it shares the embedding's, else empty."""
+        return self.output.name if self.base.ties_embeddings and self.output is not None else ""
+
+    def shared(self, targets: frozenset[str]) -> frozenset[str]:
+        """Give the changed tensors with the output layer, where it shares a changed embedding's."""
+        changed = self.embedding is not None and self.embedding.name in targets and self.tied_output
+        return targets | {self.tied_output} if changed else targets
+
     def tied(self, updates: tuple[Update, ...], held: AdapterTensors, settings: AdapterSettings) -> TiedUpdates:
         """Decide whether tied ends stay tied, and give the updates of each end.
 
@@ -96,10 +106,17 @@ class Embeddings:
 
 @dataclass(frozen=True, kw_only=True)
 class TiedUpdates:
-    """A folder's updates, and whether they give tied ends weights of their own."""
+    """A folder's updates.
+
+    Attributes:
+        updates: All of them, those of ends that stay tied once.
+        unties: Whether they give tied ends weights of their own.
+        doubled: Whether peft would add one of them to both ends of one weight, were it merged by peft.
+    """
 
     updates: tuple[Update, ...]
     unties: bool
+    doubled: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +133,9 @@ class _TiedEnds:
             return TiedUpdates(updates=updates, unties=False)
         rest = tuple(update for update in updates if update.target not in ends)
         if self._stay(held, settings):
-            return TiedUpdates(updates=(*self._as_one(mine, held), *rest), unties=False)
+            one = self._as_one(mine, held)
+            doubled = any(isinstance(update, LoraPair) for update in one)
+            return TiedUpdates(updates=(*one, *rest), unties=False, doubled=doubled)
         return TiedUpdates(updates=(*self._shared(held), *mine, *rest), unties=True)
 
     def _stay(self, held: AdapterTensors, settings: AdapterSettings) -> bool:

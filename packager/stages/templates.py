@@ -19,6 +19,7 @@ from packager.chat.rewrite import rewritten_form
 from packager.chat.solve import solve_turns
 from packager.chat.stops import find_stops
 from packager.engines.ollama_server import NATIVE_TEMPLATES
+from packager.formats.fine_tuned import tokenizer_folder
 from packager.formats.text_file import write_text
 from packager.formats.tokenizer import TokenizerFacts, read_tokenizer
 
@@ -75,7 +76,7 @@ def make_template(job: TemplatesJob) -> TemplateResult:
         UnsafeInput: The template does not end, needs too much memory, or leaves the sandbox.
         Unsupported: There is no template.
     """
-    tokens = read_tokenizer(job.base.folder)
+    tokens = read_tokenizer(tokenizer_folder(job.base, job.adapter))
     probes = load_probes()
     original = choose_original(job.base, job.adapter, job.template_file, tokens, probes)
     with Renderer(original.source, tokens) as renderer:

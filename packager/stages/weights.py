@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from packager.artifacts import Adapter, ChatTemplate, Checkpoint, Dtype, Gguf, Quant
 from packager.errors import InputInvalid
 from packager.events import Advanced, Emit, silent
+from packager.formats.fine_tuned import fine_tuned
 from packager.formats.gguf import GgmlType, MetadataEntry, ValueType
 from packager.sources.llama_cpp_tree import LlamaCppTree
 
@@ -131,14 +132,15 @@ def merge(job: MergeJob, *, emit: Emit = silent) -> tuple[Path, ...]:
         total = sum(tensor.size_bytes for tensor in planned_tensors(merged, job.dtype))
         progress = _Progress("merge", total, emit)
         weights = write_checkpoint_weights(merged, job.dtype, job.output, advance=progress.advance)
-    return (*weights, *write_checkpoint_files(job.base, job.dtype, job.chat_template, job.output))
+    files = write_checkpoint_files(job.base, job.dtype, job.chat_template, job.output, adapter=job.adapter)
+    return (*weights, *files)
 
 
 def estimate(base: Checkpoint, adapter: Adapter | None, quants: tuple[Quant, ...]) -> tuple[tuple[Quant, int], ...]:
-    """Give the expected size of each GGUF in bytes, within 5 %; a LoRA does not change it."""
+    """Give the expected size of each GGUF in bytes, within 5 %; only a vocabulary or a tie that the adapter changes matters."""
     from packager.weights.sizes import estimated_sizes
 
-    return estimated_sizes(base, quants)
+    return estimated_sizes(fine_tuned(base, adapter), quants)
 
 
 def peak_memory_bytes(base: Checkpoint) -> int:

@@ -6,13 +6,13 @@ import json
 import shutil
 from pathlib import Path
 
-from packager.artifacts import Checkpoint, Dtype
+from packager.artifacts import Adapter, Checkpoint, Dtype
+from packager.formats.fine_tuned import changed_config, tokenizer_folder
 from packager.formats.json_file import read_object
 from packager.weights.gguf_output import disk_errors
 
 # Copied byte for byte where the base has them. A pickle, a script or a weight file never is.
 _COPIED = (
-    "generation_config.json",
     "tokenizer.json",
     "tokenizer.model",
     "special_tokens_map.json",
@@ -22,11 +22,14 @@ _COPIED = (
     "merges.txt",
 )
 _CONFIG = "config.json"
+_GENERATION = "generation_config.json"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 _TEMPLATE = "chat_template.jinja"
 
 
-def write_checkpoint_files(base: Checkpoint, dtype: Dtype, chat_template: str | None, output: Path) -> tuple[Path, ...]:
+def write_checkpoint_files(
+    base: Checkpoint, dtype: Dtype, chat_template: str | None, output: Path, *, adapter: Adapter | None = None
+) -> tuple[Path, ...]:
     """Write everything of a checkpoint but its weights.
 
     Args:
@@ -35,19 +38,23 @@ def write_checkpoint_files(base: Checkpoint, dtype: Dtype, chat_template: str | 
         chat_template: Written to chat_template.jinja and to tokenizer_config.json, because transformers reads the first and
             gguf-py the second; None copies what the base has.
         output: A folder that exists.
+        adapter: The fine-tune, whose vocabulary, tokenizer and untied embeddings the checkpoint has.
 
     Returns:
         The files that were written.
     """
-    written = [_write_config(base, dtype, output / _CONFIG)]
+    written = [_write_config(base, adapter, dtype, output / _CONFIG)]
+    tokenizer = tokenizer_folder(base, adapter)
+    if (base.folder / _GENERATION).is_file():
+        written.append(_copy(base.folder / _GENERATION, output / _GENERATION))
     names = list(_COPIED) if chat_template is not None else [*_COPIED, _TOKENIZER_CONFIG, _TEMPLATE]
     for name in names:
-        if (base.folder / name).is_file():
-            written.append(_copy(base.folder / name, output / name))
+        if (tokenizer / name).is_file():
+            written.append(_copy(tokenizer / name, output / name))
     if base.license_file is not None:
         written.append(_copy(base.license_file, output / base.license_file.name))
     if chat_template is not None:
-        written += _write_template(base.folder, chat_template, output)
+        written += _write_template(tokenizer, chat_template, output)
     return tuple(written)
 
 
@@ -59,14 +66,14 @@ def write_tokenizer_files(folder: Path, chat_template: str, output: Path) -> Non
         chat_template: Written to chat_template.jinja and to tokenizer_config.json.
         output: A folder that exists.
     """
-    for name in (_CONFIG, *_COPIED):
+    for name in (_CONFIG, _GENERATION, *_COPIED):
         if (folder / name).is_file():
             _copy(folder / name, output / name)
     _write_template(folder, chat_template, output)
 
 
-def _write_config(base: Checkpoint, dtype: Dtype, path: Path) -> Path:
-    config = dict(read_object(base.folder / _CONFIG).values)
+def _write_config(base: Checkpoint, adapter: Adapter | None, dtype: Dtype, path: Path) -> Path:
+    config = changed_config(read_object(base.folder / _CONFIG).values, base, adapter)
     keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]
     config.update(dict.fromkeys(keys, dtype.value))
     return _write_json(path, config)

@@ -28,8 +28,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from packager.artifacts import Checkpoint
+from packager.artifacts import Adapter, Checkpoint
 from packager.errors import InputInvalid, Unsupported
+from packager.formats.fine_tuned import changed_config, tokenizer_folder
 from packager.formats.gguf import GgmlType, MetadataEntry
 from packager.sources.llama_cpp_tree import LlamaCppTree
 from packager.weights.converter_modules import converter_modules, model_class
@@ -78,13 +79,14 @@ class Conversion:
         with converter_modules(tree) as gguf:
             made = _model_class(base, merged)
             with _translated(base):
-                f32 = _instance(made, base, gguf.LlamaFileType.ALL_F32)
-                self._model = _instance(made, base, gguf.LlamaFileType.MOSTLY_F16)
+                f32 = _instance(made, base, merged.adapter, gguf.LlamaFileType.ALL_F32)
+                self._model = _instance(made, base, merged.adapter, gguf.LlamaFileType.MOSTLY_F16)
                 f32.prepare_tensors()
                 self._model.prepare_tensors()
                 f32.set_gguf_parameters()
         self.facts = _facts(f32.gguf_writer)
         self.tensors = _paired(base, f32.gguf_writer.tensors[0], self._model.gguf_writer.tensors[0])
+        _refuse_lost_output(base, merged.adapter, self.tensors)
 
     def metadata(self, name: str) -> tuple[MetadataEntry, ...]:
         """Read config, tokenizer and model card into GGUF metadata, in the converter's order.
@@ -151,7 +153,7 @@ def _model_class(base: Checkpoint, merged: MergedTensors) -> Any:
 
     try:
         with _translated(base):
-            return model_class(base.folder, index)
+            return model_class(base.folder, index, tokenizer=tokenizer_folder(base, merged.adapter))
     except Unsupported as error:
         hint = "Pass --llama-cpp DIR with a newer llama.cpp, or use another base."
         raise Unsupported(f"{base.folder}: llama.cpp does not know {base.architecture}", hint=hint) from error
@@ -196,9 +198,23 @@ class _Source:
         return self.merged.whole(self.name)
 
 
-def _instance(made: Any, base: Checkpoint, file_type: Any) -> Any:
+def _instance(made: Any, base: Checkpoint, adapter: Adapter | None, file_type: Any) -> Any:
+    hparams = None
+    if adapter is not None:
+        hparams = changed_config(made.load_hparams(base.folder, made.is_mistral_format), base, adapter)
     with torch.inference_mode():
-        return made(base.folder, file_type, Path("model.gguf"))
+        return made(base.folder, file_type, Path("model.gguf"), hparams=hparams)
+
+
+def _refuse_lost_output(base: Checkpoint, adapter: Adapter | None, tensors: tuple[ConvertedTensor, ...]) -> None:
+    """Refuse an output layer that the adapter unties and that llama.cpp does not read, as in Gemma's architectures."""
+    if adapter is None or adapter.output_layer is None or any(tensor.name == "output.weight" for tensor in tensors):
+        return
+    raise Unsupported(
+        f"{adapter.folder}: unties {adapter.output_layer.name} from the embedding, and llama.cpp has no output layer of its "
+        f"own for {base.architecture}",
+        hint="Train without the embedding and the output layer, or with ensure_weight_tying.",
+    )
 
 
 def _paired(base: Checkpoint, f32: dict[str, Any], f16: dict[str, Any]) -> tuple[ConvertedTensor, ...]:

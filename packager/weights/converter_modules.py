@@ -57,7 +57,9 @@ def converter_modules(tree: LlamaCppTree) -> Iterator[ModuleType]:
             sys.path[:] = kept_path
 
 
-def model_class(folder: Path, index: Callable[[Any], dict[str, Callable[[], Any]]]) -> Any:
+def model_class(
+    folder: Path, index: Callable[[Any], dict[str, Callable[[], Any]]], *, tokenizer: Path | None = None
+) -> Any:
     """Give the converter's class for a folder's architecture, reading its tensors from `index` instead of from files.
 
     Only inside `converter_modules`.
@@ -65,10 +67,12 @@ def model_class(folder: Path, index: Callable[[Any], dict[str, Callable[[], Any]
     Args:
         folder: The Hugging Face folder; its config.json names the architecture.
         index: Called with the model, gives every tensor's name and what loads it.
+        tokenizer: The folder whose tokenizer is read; None for the same.
 
     Raises:
         NotImplementedError: The converter does not know the architecture.
     """
+    words = tokenizer or folder
     conversion: Any = sys.modules["conversion"]
     hparams = conversion.ModelBase.load_hparams(folder, False)
     architecture = conversion.get_model_architecture(hparams, conversion.ModelType.TEXT)
@@ -89,14 +93,15 @@ def model_class(folder: Path, index: Callable[[Any], dict[str, Callable[[], Any]
         def index_tensors(self, remote_hf_model_id: str | None = None) -> dict[str, Callable[[], Any]]:
             return index(self)
 
-    def get_vocab_base_pre(self: Any, tokenizer: Any) -> str:
+    def get_vocab_base_pre(self: Any, loaded: Any) -> str:
         try:
-            name: str = found.get_vocab_base_pre(self, tokenizer)
+            name: str = found.get_vocab_base_pre(self, loaded)
         except NotImplementedError:
-            name = found.get_vocab_base_pre(self, configured_tokenizer(folder, tokenizer))
+            name = found.get_vocab_base_pre(self, configured_tokenizer(words, loaded))
         return name
 
     def set_vocab(self: Any) -> None:
+        self.dir_model = words
         try:
             found.set_vocab(self)
         except (FileNotFoundError, SystemExit):  # the latter is what some architectures do without tokenizer.model
@@ -104,7 +109,9 @@ def model_class(folder: Path, index: Callable[[Any], dict[str, Callable[[], Any]
                 self._set_vocab_llama_hf()
             except (FileNotFoundError, TypeError) as error:
                 raise FileNotFoundError(f"tokenizer.model is missing, which it wants for {architecture}") from error
-        rank_scores(folder, self.gguf_writer)
+        finally:
+            self.dir_model = folder
+        rank_scores(words, self.gguf_writer)
 
     members = {"model_arch": found.model_arch, "get_vocab_base_pre": get_vocab_base_pre, "set_vocab": set_vocab}
     return type(found.__name__, (found, Supplied), members)

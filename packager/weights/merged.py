@@ -81,6 +81,7 @@ class MergedTensors:
     """
 
     def __init__(self, base: Checkpoint, adapter: Adapter | None) -> None:
+        self.adapter = adapter
         self._entries = {entry.name: entry for entry in fine_tuned(base, adapter).tensors}
         self._adapter_tensors = adapter.tensors if adapter else ()
         updates: dict[str, list[Update]] = {}

@@ -110,10 +110,10 @@ def test_what_is_not_finite_is_blamed_on_its_file(bad: float, tmp_path: Path) ->
         merged.rows("w", 0, 4)
     a[0, 0] = bad
     with (
-        MergedTensors(clean, adapter(tmp_path / "bad-lora", {"w": (a, b)})) as merged,
-        pytest.raises(InputInvalid, match="lora_A"),
+        pytest.raises(InputInvalid, match=r"bad-lora/adapter_model\.safetensors: tensor w\.lora_A "),
+        MergedTensors(clean, adapter(tmp_path / "bad-lora", {"w": (a, b)})),
     ):
-        merged.rows("w", 0, 4)
+        pass
 
 
 def test_a_sum_that_overflows_is_blamed_on_the_merge(tmp_path: Path) -> None:
