@@ -15,6 +15,7 @@ from packager.formats.adapter import read_adapters
 from packager.formats.checkpoint import folder_name, read_checkpoint
 from packager.formats.labelled_rows import LabelledRow, read_labelled_rows
 from packager.formats.model_name import DEFAULT_TAG, ModelName
+from packager.sources.hub_origin import hub_origin
 from packager.sources.llama_cpp_tree import LlamaCppTree, cached_tree
 from packager.stages.templates import TemplateResult, TemplatesJob, make_template
 from packager.stages.weights import estimate, gguf_name, peak_memory_bytes, supported_architecture
@@ -149,7 +150,7 @@ def make_plan(request: BuildRequest) -> Plan:
         template=template.template.source,
         stops=template.template.stops,
         names=_names(request, name),
-        notes=(*_notes(tree, adapter), *template.notes),
+        notes=(*_origins(base, adapter), *_notes(tree, adapter), *template.notes),
     )
     return Plan(
         request=request,
@@ -210,6 +211,12 @@ def _notes(tree: LlamaCppTree | None, adapter: Adapter | None) -> tuple[str, ...
     elif adapter.output_layer is not None:
         notes.append(f"{adapter.output_layer.name} is no longer tied to the embedding: only one of them was trained")
     return tuple(notes)
+
+
+def _origins(base: Checkpoint, adapter: Adapter | None) -> tuple[str, ...]:
+    """Say which commit on a hub the inputs are, where their folders show it."""
+    folders = [("base", base.folder)] + ([("adapter", adapter.folder)] if adapter is not None else [])
+    return tuple(f"{what} from {origin}" for what, folder in folders if (origin := hub_origin(folder)) is not None)
 
 
 def _check_architecture(base: Checkpoint, tree: LlamaCppTree) -> None:
