@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from packager.artifacts import Adapter, Checkpoint, Quant
 from packager.errors import InputInvalid, NoSpace, PackagerError, PlanRefused, Unsupported, Usage
+from packager.events import Emit, silent
 from packager.formats.adapter import read_adapters
 from packager.formats.checkpoint import folder_name, read_checkpoint
 from packager.formats.labelled_rows import LabelledRow, read_labelled_rows
@@ -28,7 +29,7 @@ _SMALL_FILES_BYTES = 4 << 20  # template, Modelfile, report, receipts
 class BuildRequest:
     """What the user asked for, as typed. `adapter` is None for a full fine-tune, `name` None to register nothing.
 
-    `more_adapters` are merged after `adapter`, in order.
+    `more_adapters` are merged after `adapter`, in order; `dequantize_base` takes a base in 4 bits.
     """
 
     base: Path
@@ -45,6 +46,7 @@ class BuildRequest:
     data_rows: int = 16
     reference_memory_bytes: int | None = None
     more_adapters: tuple[Path, ...] = ()
+    dequantize_base: bool = False
 
     @property
     def adapters(self) -> tuple[Path, ...]:
@@ -110,7 +112,7 @@ def make_plan(request: BuildRequest) -> Plan:
         PlanRefused: With every problem found, not only the first.
     """
     problems: list[PackagerError] = []
-    base = _attempt(problems, lambda: read_checkpoint(request.base))
+    base = _attempt(problems, lambda: read_checkpoint(readable_base(request.base, dequantize=request.dequantize_base)))
     adapter = None
     if base is not None and request.adapters:
         adapter = _attempt(problems, lambda: read_adapters(request.adapters, base))
@@ -162,6 +164,15 @@ def make_plan(request: BuildRequest) -> Plan:
         data=data,
         summary=summary,
     )
+
+
+def readable_base(folder: Path, *, dequantize: bool, emit: Emit = silent) -> Path:
+    """Give the folder of a base, or that of its 16 bits in the cache where it is to be dequantized."""
+    if not dequantize:
+        return folder
+    from packager.weights.dequantized_base import dequantized_base
+
+    return dequantized_base(folder, emit=emit)
 
 
 def build_name(text: str) -> ModelName:

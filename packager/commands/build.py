@@ -14,6 +14,7 @@ from packager.commands import options
 @options.base
 @options.adapter
 @options.more_adapters
+@options.dequantize_base
 @options.output
 @options.quants
 @options.name
@@ -31,6 +32,7 @@ def build(
     base: Path,
     adapter: Path | None,
     more_adapters: tuple[Path, ...],
+    dequantize_base: bool,
     output: Path,
     quants: tuple[Quant, ...],
     name: str | None,
@@ -72,6 +74,7 @@ def build(
         verify=not no_verify,
         replace=replace,
         more_adapters=more_adapters,
+        dequantize_base=dequantize_base,
         data=data,
         data_rows=data_rows,
         reference_memory_bytes=reference_memory_bytes,

@@ -14,6 +14,7 @@ from packager.commands import options
 @options.base
 @click.argument("adapter", type=click.Path(path_type=Path))
 @options.more_adapters
+@options.dequantize_base
 @options.output
 @click.option(
     "--dtype", type=click.Choice([dtype.value for dtype in Dtype]), help="Element type; by default the base's."
@@ -25,6 +26,7 @@ def merge(
     base: Path,
     adapter: Path,
     more_adapters: tuple[Path, ...],
+    dequantize_base: bool,
     output: Path,
     dtype: str | None,
     template_file: str | None,
@@ -38,11 +40,12 @@ def merge(
       packager merge ./Qwen2.5-0.5B-Instruct ./my-lora -o ./merged --dtype bfloat16
     """
     from packager.console import Console
+    from packager.plan import readable_base
     from packager.single_stages import merge as run
 
     with Console(quiet=quiet, as_json=as_json) as console:
         result = run(
-            base,
+            readable_base(base, dequantize=dequantize_base, emit=console.emit),
             (adapter, *more_adapters),
             output,
             dtype=Dtype(dtype) if dtype else None,

@@ -56,6 +56,15 @@ def more_adapters(function: F) -> F:
     )(function)
 
 
+def dequantize_base(function: F) -> F:
+    """Add --dequantize-base."""
+    return click.option(
+        "--dequantize-base",
+        is_flag=True,
+        help="Take a base that bitsandbytes quantized to 4 bits, as 16 bits; they are written into the cache once.",
+    )(function)
+
+
 def model(function: F) -> F:
     """Add MODEL: a checkpoint's folder, a GGUF file, a template file, a named template, or the name of a model in Ollama."""
     return click.argument("model", metavar="MODEL")(function)

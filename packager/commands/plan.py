@@ -14,6 +14,7 @@ from packager.commands import options
 @options.base
 @options.adapter
 @options.more_adapters
+@options.dequantize_base
 @options.output
 @options.quants
 @options.name
@@ -27,6 +28,7 @@ def plan(
     base: Path,
     adapter: Path | None,
     more_adapters: tuple[Path, ...],
+    dequantize_base: bool,
     output: Path,
     quants: tuple[Quant, ...],
     name: str | None,
@@ -60,6 +62,7 @@ def plan(
         verify=not no_verify,
         replace=replace,
         more_adapters=more_adapters,
+        dequantize_base=dequantize_base,
     )
     with Console(as_json=as_json) as console:
         console.plan(make_plan(request).summary)

@@ -13,6 +13,7 @@ from packager.commands import options
 @click.command(short_help="Write the GGUF files of a checkpoint.")
 @click.argument("source", type=click.Path(path_type=Path))
 @options.more_adapters
+@options.dequantize_base
 @options.output
 @options.quants
 @options.name
@@ -23,6 +24,7 @@ from packager.commands import options
 def quantize(
     source: Path,
     more_adapters: tuple[Path, ...],
+    dequantize_base: bool,
     output: Path,
     quants: tuple[Quant, ...],
     name: str | None,
@@ -52,6 +54,7 @@ def quantize(
         register=False,
         verify=False,
         more_adapters=more_adapters,
+        dequantize_base=dequantize_base,
     )
     with Console(quiet=quiet, as_json=as_json) as console:
         console.ggufs(run(request, emit=console.emit))

@@ -14,6 +14,7 @@ from packager.commands import options
 @options.base
 @options.adapter
 @options.more_adapters
+@options.dequantize_base
 @click.option("--name", metavar="NAME", help="Also compare what Ollama serves under NAME:QUANT.")
 @options.template
 @options.gates
@@ -26,6 +27,7 @@ def verify(
     base: Path,
     adapter: Path | None,
     more_adapters: tuple[Path, ...],
+    dequantize_base: bool,
     name: str | None,
     template_file: str | None,
     gates: tuple[tuple[str, float], ...],
@@ -48,12 +50,13 @@ def verify(
     from packager.formats.labelled_rows import read_labelled_rows
     from packager.parity.gates import gates_from
     from packager.pipeline import failed
+    from packager.plan import readable_base
     from packager.single_stages import verify as run
 
     with Console(quiet=quiet, as_json=as_json) as console:
         verdict = run(
             folder,
-            base,
+            readable_base(base, dequantize=dequantize_base, emit=console.emit),
             (*(() if adapter is None else (adapter,)), *more_adapters),
             name=name,
             template_file=template_file,

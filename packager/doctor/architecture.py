@@ -7,6 +7,7 @@ import math
 from packager.artifacts import Checkpoint
 from packager.doctor.case import Patient, Reference
 from packager.doctor.finding import Examined, Finding, Healthy, NotChecked, Organ, Severity
+from packager.formats.fine_tuned import fine_tuned
 from packager.formats.gguf import MetadataEntry, Scalar
 from packager.parity.structure import block_fault, weight_fault
 
@@ -98,8 +99,8 @@ def _counted(patient: Patient, reference: Reference) -> Examined:
         return Examined()
     rows = next((tensor.shape[0] for tensor in header.tensors if tensor.name == "token_embd.weight"), None)
     fault = block_fault(header, reference.base)
-    if not fault and rows == reference.base.vocab_size:
-        fault = weight_fault(header, reference.base)
+    if not fault and rows == fine_tuned(reference.base, reference.adapter).vocab_size:
+        fault = weight_fault(header, fine_tuned(reference.base, reference.adapter))
     if not fault:
         return Examined()
     cost = "tensors are missing or stand twice: the model computes something else, or does not load"

@@ -18,6 +18,7 @@ from packager.errors import InputInvalid, PackagerError, Usage
 from packager.events import Emit
 from packager.formats.adapter import read_adapter
 from packager.formats.checkpoint import read_checkpoint
+from packager.formats.fine_tuned import tokenizer_folder
 from packager.formats.gguf import GgufHeader, MetadataEntry, Scalar, read_gguf
 from packager.formats.model_name import ModelName
 from packager.formats.tokenizer import TokenizerFacts, read_tokenizer
@@ -115,7 +116,7 @@ def read_reference(base: Path, adapter: Path | None, template_file: str | None, 
             base=checkpoint,
             adapter=lora,
             found=make_template(TemplatesJob(base=checkpoint, adapter=lora, template_file=template_file)),
-            tokens=read_tokenizer(base),
+            tokens=read_tokenizer(tokenizer_folder(checkpoint, lora)),
             template_file=template_file,
         )
         reference = _with_ids(reference)
@@ -137,7 +138,9 @@ def _converter(base: Path, stack: ExitStack, emit: Emit) -> tuple[VocabularyRead
 def _with_ids(reference: Reference) -> Reference:
     """Ask transformers for the token ids of the CORE prompts."""
     try:
-        with TokenizerReference(reference.base.folder, reference.found.template.text) as tokenizer:
+        with TokenizerReference(
+            tokenizer_folder(reference.base, reference.adapter), reference.found.template.text
+        ) as tokenizer:
             asked = {probe.id: tokenizer.tokens(probe) for probe in core_probes()}
     except PackagerError as error:
         return replace(reference, no_ids=_with_hint(error))

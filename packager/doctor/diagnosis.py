@@ -26,6 +26,7 @@ from packager.durable import disk_errors
 from packager.engines.tokenizer import TokenizerReference
 from packager.events import Emit
 from packager.formats.build_folder import MODELFILE_NAME
+from packager.formats.fine_tuned import tokenizer_folder
 from packager.formats.gguf import MetadataEntry
 from packager.formats.text_file import write_text
 
@@ -159,6 +160,8 @@ def _lengths(conversations: tuple[Conversation, ...], reference: Reference) -> t
     """Give the length of each of the user's conversations in tokens."""
     if not conversations:
         return ()
-    with TokenizerReference(reference.base.folder, reference.found.template.text) as tokenizer:
+    with TokenizerReference(
+        tokenizer_folder(reference.base, reference.adapter), reference.found.template.text
+    ) as tokenizer:
         found = [tokenizer.tokens(conversation) for conversation in conversations]
     return tuple(len(ids) for ids in found if isinstance(ids, tuple))

@@ -9,6 +9,7 @@ from packager.doctor.case import Patient, Reference
 from packager.doctor.finding import Examined, Finding, Healthy, NotChecked, Organ, Severity
 from packager.engines.llama_cpp import Embedded
 from packager.errors import PackagerError
+from packager.formats.fine_tuned import fine_tuned
 from packager.formats.gguf import GgufArray, GgufHeader, MetadataEntry, Scalar
 from packager.weights.probe_gguf import write_probe
 
@@ -60,7 +61,7 @@ def _sizes(header: GgufHeader, reference: Reference) -> Examined:
     rows = next((tensor.shape[0] for tensor in header.tensors if tensor.name == "token_embd.weight"), None)
     listed = header.value(_TOKENS)
     tokens = listed.count if isinstance(listed, GgufArray) else 0
-    wanted = reference.base.vocab_size
+    wanted = fine_tuned(reference.base, reference.adapter).vocab_size
     if rows is not None and tokens != rows:
         what = f"{tokens} tokens and {rows} rows of the embedding; the base has {wanted} of both"
         cost = "the last rows have no token, or the last tokens no row: llama.cpp refuses to load it"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -19,6 +18,7 @@ from packager.artifacts import (
     Update,
 )
 from packager.errors import InputInvalid, Unsupported
+from packager.formats.adapter_complete import missing_tensors
 from packager.formats.adapter_settings import AdapterSettings
 from packager.formats.adapter_targets import is_transposed, weight_of
 from packager.formats.adapter_tensors import AdapterTensors, Part, module_of
@@ -226,7 +226,8 @@ class Matcher:
 
     def _base_copy(self, copy: TensorEntry, target: TensorEntry) -> Iterator[Update]:
         """Take the copy of a base tensor that peft saves beside an output layer or an embedding: new where it was resized."""
-        stored = next((entry for entry in self.base.tensors if entry.name == target.name), target)
+        name = self.embedding if target.name == self.tied_output else target.name
+        stored = next(entry for entry in self.base.tensors if entry.name == name)
         if target.name in self.changed or stored.shape != target.shape:
             yield self._replaced(copy, target)
         elif not same_values(copy, stored):
@@ -244,7 +245,7 @@ class Matcher:
 
     def _check_complete(self, held: AdapterTensors) -> None:
         parameters = (f"lora_A and lora_B for {name}" for name in self._experts.missing(held.modules))
-        missing = next(chain(parameters, _missing(self.settings, self.tensors, held, self.base)), None)
+        missing = next(chain(parameters, missing_tensors(self.settings, self.tensors, held, self.base)), None)
         if missing is not None:
             raise InputInvalid(
                 f"{self.path}: has no {missing}, which {self.settings.path.name} says was trained",
@@ -282,42 +283,6 @@ class Matcher:
                 hint="Train with bias none and lora_bias false, or on a base whose layers have biases.",
             )
         return found
-
-
-def _missing(
-    settings: AdapterSettings, tensors: Mapping[str, TensorEntry], held: AdapterTensors, base: Checkpoint
-) -> Iterator[str]:
-    """Yield what the configuration says was trained and the file does not have."""
-    lora = {module for module, parts in held.modules.items() if Part.A in parts or Part.EMBEDDING_A in parts}
-    for name in sorted(tensors):
-        module, _, parameter = name.rpartition(".")
-        if settings.saves(module) and name not in held.wholes:
-            yield name
-        biased = settings.bias == "all" or (settings.bias == "lora_only" and module in lora)
-        there = name in held.wholes or Part.BASE_BIAS in held.modules.get(module, {})
-        if parameter == "bias" and biased and f"{module}.weight" in tensors and not there:
-            yield name
-    for target in settings.targets:
-        yield from _missing_layers(target, tensors, lora, base.layers)
-    tokens = {module for module, parts in held.modules.items() if Part.TOKENS in parts}
-    for name, rows in settings.tokens.items():
-        as_one = base.ties_embeddings and list(settings.tokens.values()).count(rows) > 1  # saved once
-        if not any(module.endswith(name) for module in tokens) and not (as_one and tokens):
-            yield f"{name or 'embedding'}.{Part.TOKENS}"
-
-
-def _missing_layers(target: str, tensors: Mapping[str, TensorEntry], lora: set[str], layers: int) -> Iterator[str]:
-    """Yield modules of some layers where the same module of another layer has an update.
-
-    A target without any update is not missing: transformers may have no module of the checkpoint's name.
-    """
-    for module in sorted(lora):
-        if module != target and not module.endswith(f".{target}"):
-            continue
-        for layer in range(layers):
-            other = re.sub(r"(?<=\.)\d+(?=\.)", str(layer), module, count=1)
-            if f"{other}.weight" in tensors and other not in lora:
-                yield f"lora_A and lora_B for {other}"
 
 
 def _shown(shape: tuple[int, ...]) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from packager.artifacts import Checkpoint, Sampling, TensorEntry
 from packager.errors import InputInvalid, UnsafeInput, Unsupported
 from packager.formats.json_file import JsonObject, read_object, read_text, refuse_code
+from packager.formats.recorded_base import full_precision_name
 from packager.formats.tokenizer import read_chat_template
 from packager.formats.weight_files import INDEX, SINGLE, main_dtype, read_weights
 
@@ -148,11 +149,12 @@ def _refuse_quantized(folder: Path, config: JsonObject) -> None:
     settings = config.child("quantization_config")
     method = (settings.text("quant_method") if settings else None) or "unknown"
     recorded = _front_matter(folder, "base_model") or config.text("_name_or_path")
-    base = re.sub(r"-(unsloth-)?bnb-4bit$", "", recorded) if recorded else None
+    base = full_precision_name(recorded) if recorded else None
     named = f"its 16-bit base {base}" if base else "the 16-bit base it was made from"
+    four = settings is not None and method == "bitsandbytes" and (settings.flag("load_in_4bit") or False)
     raise Unsupported(
         f"{folder}: the weights are quantized ({method}), a merge needs 16-bit or 32-bit weights",
-        hint=f"Pass {named}.",
+        hint=f"Pass {named}, or add --dequantize-base." if four else f"Pass {named}.",
     )
 
 

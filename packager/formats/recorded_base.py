@@ -21,9 +21,8 @@ _SIZE = re.compile(r"(?<![a-z0-9])\d+(\.\d+)?[bm](?![a-z0-9])", re.IGNORECASE)
 
 
 def full_precision_name(name: str) -> str:
-    """Give the name of the model that a quantized copy was made from: `unsloth/Qwen3-8B-bnb-4bit` gives `Qwen3-8B`."""
-    bare = name.removeprefix("unsloth/") if _QUANTIZED.search(name) else name
-    return _QUANTIZED.sub("", bare)
+    """Give the name of the model that a quantized copy was made from: `unsloth/Qwen3-8B-bnb-4bit` gives `unsloth/Qwen3-8B`."""
+    return _QUANTIZED.sub("", name)
 
 
 def trained_on(base_name: str | None, base: Checkpoint) -> str:

@@ -10,6 +10,7 @@ import torch
 
 from packager.artifacts import Adapter, Checkpoint, TensorEntry
 from packager.evidence import TensorError
+from packager.formats.fine_tuned import fine_tuned
 from packager.formats.gguf import GgmlType
 from packager.weights.block_errors import BlockErrors, Rows, block_errors
 from packager.weights.merged import MergedTensors, matrix_shape, row_blocks, single_threaded_torch
@@ -36,7 +37,8 @@ def checkpoint_errors(found: Checkpoint, base: Checkpoint, adapter: Adapter | No
         InputInvalid: A value on either side is not finite, or a file ends early.
     """
     there = {entry.name: entry for entry in found.tensors}
-    expected = {entry.name: entry for entry in base.tensors}
+    after, before = fine_tuned(base, adapter), {entry.name: entry.shape for entry in base.tensors}
+    expected = {entry.name: entry for entry in after.tensors}
     common = [entry for entry in found.tensors if entry.name in expected]
     shaped = [entry for entry in common if entry.shape == expected[entry.name].shape]
     with (
@@ -45,7 +47,8 @@ def checkpoint_errors(found: Checkpoint, base: Checkpoint, adapter: Adapter | No
         MergedTensors(base, None) as plain,
         MergedTensors(found, None) as theirs,
     ):
-        changed = adapter.targets if adapter is not None else frozenset[str]()
+        targets = adapter.targets if adapter is not None else frozenset[str]()
+        changed = frozenset(name for name in targets if before.get(name) == expected[name].shape)
         wanted = [entry for entry in shaped if entry.dtype in _TYPES]
         compared = list(_compared(wanted, merged, plain, theirs, changed))
     return TensorComparison(
@@ -55,7 +58,7 @@ def checkpoint_errors(found: Checkpoint, base: Checkpoint, adapter: Adapter | No
         unexpected=tuple(
             entry.name
             for entry in found.tensors
-            if entry.name not in expected and not (base.ties_embeddings and entry.name == "lm_head.weight")
+            if entry.name not in expected and not (after.ties_embeddings and entry.name == "lm_head.weight")
         ),
         reshaped=tuple(
             f"{entry.name} is {entry.shape}, not {expected[entry.name].shape}"

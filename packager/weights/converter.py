@@ -201,7 +201,7 @@ class _Source:
 
 def _instance(made: Any, base: Checkpoint, adapter: Adapter | None, file_type: Any) -> Any:
     hparams = None
-    if adapter is not None:
+    if adapter is not None and (adapter.output_layer is not None or adapter.vocab_size is not None):
         hparams = changed_config(made.load_hparams(base.folder, made.is_mistral_format), base, adapter)
     with torch.inference_mode():
         return made(base.folder, file_type, Path("model.gguf"), hparams=hparams)

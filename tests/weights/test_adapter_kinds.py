@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from packager.artifacts import Adapter, Checkpoint
 from packager.codec import decode, encode
 from packager.engines.transformers import Reference
+from packager.errors import InputInvalid
 from packager.formats.adapter import read_adapter, read_adapters
 from packager.formats.checkpoint import read_checkpoint
 from packager.formats.fine_tuned import changed_config, fine_tuned
@@ -23,6 +27,8 @@ from packager.weights import merged as module
 from packager.weights.merge_proof import merged_logprobs
 from packager.weights.merged import MergedTensors
 from tests.peft_adapters import VOCAB, load, save_llama, train
+from tests.weights.made_checkpoints import adapter as made_adapter
+from tests.weights.made_checkpoints import checkpoint, entries, pairs
 
 IDS = (1, 5, 30, 2, 7)
 
@@ -269,3 +275,47 @@ def test_the_order_of_adapters_matters(llamas: Callable[[bool], Path], tmp_path:
     expected = [load(base.folder, *order).merge_and_unload().state_dict() for order in ((one, two), (two, one))]
     for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, theirs[name], rtol=1e-5, atol=1e-6)
+
+
+POISONED = {
+    "magnitude": ({"use_dora": True}, "lora_magnitude_vector"),
+    "embedding": ({"target_modules": ["embed_tokens"]}, "lora_embedding_B"),
+    "module": ({"modules_to_save": ["norm"]}, "model.norm.weight"),
+    "tokens": ({"trainable_token_indices": [1]}, "trainable_tokens_delta"),
+    "bias": ({"bias": "lora_only"}, "q_proj.base_layer.bias"),
+    "b-bias": ({"lora_bias": True}, "lora_B.bias"),
+}
+
+
+@pytest.mark.parametrize("case", POISONED)
+def test_what_is_not_finite_is_named_before_anything_is_computed(
+    case: str, llamas: Callable[[bool], Path], tmp_path: Path
+) -> None:
+    config, name = POISONED[case]
+    base = read_checkpoint(llamas(False))
+    folder = train(base.folder, tmp_path / "lora", **{**Q, "target_modules": ["q_proj"], **config})
+    weights = load_file(folder / "adapter_model.safetensors")
+    spoiled = next(key for key in sorted(weights) if key.endswith(name))
+    weights[spoiled].view(-1)[-1] = torch.nan
+    save_file(weights, folder / "adapter_model.safetensors")
+    adapter = read_adapter(folder, base)
+    with pytest.raises(InputInvalid, match=f"tensor {re.escape(spoiled)} has a value that is not finite"):
+        MergedTensors(base, adapter).__enter__()
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.integers(1, 9), columns=st.integers(1, 9), transposed=st.booleans())
+def test_dora_without_an_update_and_with_its_own_lengths_is_the_identity(
+    rows: int, columns: int, transposed: bool, tmp_path: Path
+) -> None:
+    weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(rows * 10 + columns)) + 2
+    outputs, inputs = (columns, rows) if transposed else (rows, columns)
+    base = checkpoint(tmp_path / "base", {"w": weight})
+    lora = made_adapter(
+        tmp_path / "lora", {"w": (torch.ones(1, inputs), torch.zeros(outputs, 1))}, transposed=transposed
+    )
+    lengths = entries(tmp_path / "lengths.safetensors", {"m": torch.linalg.norm(weight, dim=0 if transposed else 1)})
+    [pair] = pairs(lora)
+    dora = replace(lora, updates=(replace(pair, magnitude=lengths[0]),))
+    with MergedTensors(base, dora) as merged:
+        torch.testing.assert_close(merged.whole("w"), weight, rtol=1e-6, atol=0)
