@@ -15,7 +15,7 @@ from packager.errors import InputInvalid, PackagerError, Unsupported
 from packager.formats.adapter import read_adapter
 from packager.formats.checkpoint import read_checkpoint
 from packager.formats.expert_targets import parameter_of
-from tests.architectures import make_architecture, make_peft_lora
+from tests.architectures import load_float32, make_architecture, make_peft_lora
 
 EXPERTS = "base_model.model.model.layers.1.mlp.experts"
 BOTH = ("experts.gate_up_proj", "experts.down_proj")
@@ -105,3 +105,16 @@ def test_what_does_not_fit_is_refused(case: str, base: Path, lora: Path, tmp_pat
     folder = changed(lora, tmp_path / "lora", tensors, **config)
     with pytest.raises(error, match=text):
         read_adapter(folder, read_checkpoint(base))
+
+
+def test_a_trained_bias_of_experts_is_refused(tmp_path: Path) -> None:
+    """gpt-oss has biases for its experts, stacked to a matrix that peft takes for a layer."""
+    from peft import LoraConfig, get_peft_model
+
+    make_architecture("gpt-oss", tmp_path / "base")
+    model = load_float32("gpt-oss", tmp_path / "base")
+    parameters = ["experts.gate_up_proj", "experts.gate_up_proj_bias"]
+    config = LoraConfig(r=2, target_modules=["q_proj"], target_parameters=parameters)
+    get_peft_model(model, config).save_pretrained(tmp_path / "lora")
+    with pytest.raises(InputInvalid, match=r"experts\.lora_A\.weight' matches no tensor"):
+        read_adapter(tmp_path / "lora", read_checkpoint(tmp_path / "base"))
