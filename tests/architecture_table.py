@@ -69,7 +69,6 @@ def _internlm2() -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-# Those that were promised, and what else people fine-tune.
 ARCHITECTURES = {
     "qwen2": Architecture(model="Qwen2ForCausalLM", config={"tie_word_embeddings": True}),
     "qwen3": Architecture(model="Qwen3ForCausalLM", config={"head_dim": 64, **_UNTIED}),
@@ -109,8 +108,6 @@ ARCHITECTURES = {
         model="FalconForCausalLM",
         config={"new_decoder_architecture": True, "num_kv_heads": KV_HEADS, "ffn_hidden_size": 4 * HIDDEN},
     ),
-}  # fmt: skip
-MORE_ARCHITECTURES = {
     "qwen2-moe": Architecture(
         model="Qwen2MoeForCausalLM",
         config={
@@ -164,4 +161,3 @@ MORE_ARCHITECTURES = {
         config={"head_dim": 64, "intermediate_size": 256, "num_local_experts": 4, "num_experts_per_tok": 2, **_UNTIED},
     ),
 }  # fmt: skip
-ALL_ARCHITECTURES = {**ARCHITECTURES, **MORE_ARCHITECTURES}

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from packager.sources.llama_cpp_tree import LlamaCppTree
-from tests.architecture_table import ALL_ARCHITECTURES, COMMON, VOCABULARY, Architecture
+from tests.architecture_table import ARCHITECTURES, COMMON, VOCABULARY, Architecture
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,7 @@ def make_architecture(name: str, folder: Path) -> None:
     """Write the checkpoint of an architecture in bfloat16, with its tokenizer."""
     import torch
 
-    made = ALL_ARCHITECTURES[name]
+    made = ARCHITECTURES[name]
     torch.manual_seed(0)
     if made.shapes is None:
         _save_with_transformers(made, folder)
@@ -71,7 +71,7 @@ def make_architecture_lora(name: str, base: Path, folder: Path) -> None:
             shape = file.get_slice(key).get_shape()
             if len(shape) != 2 or re.search(r"(\w*embed\w*|wte|wpe)\.weight$|_bias$", key):
                 continue
-            outputs, inputs = reversed(shape) if ALL_ARCHITECTURES[name].transposed else shape
+            outputs, inputs = reversed(shape) if ARCHITECTURES[name].transposed else shape
             module = key.removesuffix(".weight")
             modules.add(module)
             tensors[f"base_model.model.{module}.lora_A.weight"] = torch.randn(RANK, inputs) * 0.1
@@ -108,7 +108,7 @@ def make_peft_lora(name: str, base: Path, folder: Path) -> None:
     ]
     config = LoraConfig(
         r=RANK, lora_alpha=ALPHA, target_modules=sorted(linear), target_parameters=parameters or None,
-        init_lora_weights=False, task_type="CAUSAL_LM", fan_in_fan_out=ALL_ARCHITECTURES[name].transposed,
+        init_lora_weights=False, task_type="CAUSAL_LM", fan_in_fan_out=ARCHITECTURES[name].transposed,
     )  # fmt: skip
     torch.manual_seed(2)
     get_peft_model(model, config).save_pretrained(folder, save_embedding_layers=False)
@@ -128,7 +128,7 @@ def load_float32(name: str, base: Path) -> Any:
     import torch
     import transformers
 
-    return getattr(transformers, ALL_ARCHITECTURES[name].model).from_pretrained(base, dtype=torch.float32)
+    return getattr(transformers, ARCHITECTURES[name].model).from_pretrained(base, dtype=torch.float32)
 
 
 def tree_that_knows(tree: LlamaCppTree, checkpoints: Iterable[Path], folder: Path) -> LlamaCppTree:

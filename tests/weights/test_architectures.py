@@ -18,7 +18,7 @@ from packager.formats.checkpoint import read_checkpoint
 from packager.sources.llama_cpp_tree import LlamaCppTree
 from packager.stages.weights import MergeJob, QuantizeJob, merge, quantize
 from tests import llama_cpp_tools as llama
-from tests.architecture_table import ALL_ARCHITECTURES, ARCHITECTURES
+from tests.architecture_table import ARCHITECTURES
 from tests.architectures import (
     ALPHA,
     RANK,
@@ -36,7 +36,7 @@ WITHOUT_FILE_TYPE = {"gpt-neox"}
 
 # llama.cpp's converter leaves tokenizer.model open when it converts an InternLM2.
 pytestmark = pytest.mark.filterwarnings("ignore:.*tokenizer.model:pytest.PytestUnraisableExceptionWarning")
-each_architecture = pytest.mark.parametrize("name", ALL_ARCHITECTURES)
+each_architecture = pytest.mark.parametrize("name", ARCHITECTURES)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def lora(outputs: Path, checkpoint: Callable[[str], Path]) -> Callable[[str], Pa
 
 @pytest.fixture(scope="module")
 def knowing_tree(tree: LlamaCppTree, checkpoint: Callable[[str], Path], outputs: Path) -> LlamaCppTree:
-    with_bpe = (name for name, made in ALL_ARCHITECTURES.items() if not made.sentencepiece)
+    with_bpe = (name for name, made in ARCHITECTURES.items() if not made.sentencepiece)
     return tree_that_knows(tree, map(checkpoint, with_bpe), outputs / "tree")
 
 
@@ -116,7 +116,7 @@ def as_written(name: str, checkpoint: Path, folder: Path) -> Path:
     convert_hf_to_gguf.py asks transformers for the configuration, and reads the file only if transformers does not know the
     model type. rotary_pct of GPT-NeoX, which it needs, is not in what transformers 5 gives.
     """
-    if not ALL_ARCHITECTURES[name].written:
+    if not ARCHITECTURES[name].written:
         return checkpoint
     shutil.copytree(checkpoint, folder)
     config = json.loads((folder / "config.json").read_text())
@@ -141,7 +141,7 @@ def assert_same(
         assert llama.differing_keys(ours[quant], path) <= FROM_FOLDER_NAME | excepted, quant
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@each_architecture
 def test_a_base_is_what_llama_cpp_makes(
     name: str,
     checkpoint: Callable[[str], Path],
@@ -184,12 +184,12 @@ def test_the_merge_is_the_sum_in_float64(
         if f"{module}.lora_A.weight" in pairs:
             a, b = (pairs.pop(f"{module}.lora_{side}.weight").to(torch.float64) for side in "AB")
             update = ALPHA / RANK * (b @ a)
-            expected += update.T if ALL_ARCHITECTURES[name].transposed else update
+            expected += update.T if ARCHITECTURES[name].transposed else update
         assert_close(after[key], expected, key)
     assert pairs == {}
 
 
-@pytest.mark.parametrize("name", [name for name, made in ALL_ARCHITECTURES.items() if made.shapes is None])
+@pytest.mark.parametrize("name", [name for name, made in ARCHITECTURES.items() if made.shapes is None])
 @pytest.mark.filterwarnings(
     "ignore:The following .*_pattern keys did not match"
 )  # peft's own, of parameters it did match
