@@ -63,7 +63,10 @@ def _untie(model: Any) -> None:
 
 
 def _refuse_parked(adapter: Adapter) -> None:
-    plain = all(isinstance(update, LoraPair) and update.magnitude is None for update in adapter.updates)
+    plain = all(
+        isinstance(update, LoraPair) and update.magnitude is None and "lora_embedding" not in update.a.name
+        for update in adapter.updates
+    )
     if not plain or len(adapter.steps) > 1 or adapter.output_layer is not None:
         raise Unsupported(
             f"{adapter.folder}: the reference is larger than memory, and with weights on the disk only one plain LoRA runs",

@@ -149,8 +149,9 @@ def _refuse_quantized(folder: Path, config: JsonObject) -> None:
     settings = config.child("quantization_config")
     method = (settings.text("quant_method") if settings else None) or "unknown"
     recorded = _front_matter(folder, "base_model") or config.text("_name_or_path")
-    base = full_precision_name(recorded) if recorded else None
-    named = f"its 16-bit base {base}" if base else "the 16-bit base it was made from"
+    own = folder_name(folder)
+    base = full_precision_name(recorded or own)
+    named = f"its 16-bit base {base}" if recorded or base != own else "the 16-bit base it was made from"
     four = settings is not None and method == "bitsandbytes" and (settings.flag("load_in_4bit") or False)
     raise Unsupported(
         f"{folder}: the weights are quantized ({method}), a merge needs 16-bit or 32-bit weights",

@@ -1,7 +1,8 @@
 """What an adapter recorded about the base it was trained on, against the base that is at hand.
 
-A folder can have any name, so a name that differs proves nothing by itself. It does where the base's name is the hub's own, and
-where both names are names of the same family and size class, as `Qwen2.5-7B` and `Qwen2.5-7B-Instruct` are.
+A folder can have any name, and a model copies under other owners' names, so a name that differs proves nothing by itself. It
+does where both models are of one owner on the hub, and where both names are of one family and have a size, as `Qwen2.5-7B` and
+`Qwen2.5-7B-Instruct` have.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def check_recorded_base(config: JsonObject, base: Checkpoint) -> None:
     wanted, found = _plain(recorded), _plain(base.name)
     hub = _hub_snapshot(base.folder)
     alike = bool(_SIZE.search(wanted)) and bool(_SIZE.search(found)) and _family(wanted) == _family(found)
-    if wanted != found and (hub is not None or alike):
+    if wanted != found and (alike or recorded.split("/")[0] == _hub_owner(base.folder)):
         raise InputInvalid(
             f"{config.path}: was trained on {recorded}, not on {base.name}",
             hint=f"Pass {recorded} as the base. If {base.folder} is that model, give the folder its name.",
@@ -61,6 +62,11 @@ def _hub_snapshot(folder: Path) -> str | None:
     full = folder.absolute()
     inside = full.parent.name == "snapshots" and full.parent.parent.name.startswith("models--")
     return full.name if inside and _COMMIT.fullmatch(full.name) else None
+
+
+def _hub_owner(folder: Path) -> str | None:
+    match = re.fullmatch(r"models--(?P<owner>.+?)--.+", folder.absolute().parent.parent.name)
+    return match["owner"] if match and _hub_snapshot(folder) is not None else None
 
 
 def _plain(name: str) -> str:

@@ -209,10 +209,10 @@ def test_an_adapter_that_does_not_fit_is_named(smollm2: Path, lora: Adapter) -> 
     assert str(lora.folder) in caught.value.message
 
 
-def test_without_the_package_the_extra_is_named(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_the_extra_is_named(base: Path, lora: Adapter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(ToolMissing, match="peft") as caught:
-        Reference(base, None, CHATML).next_logprobs((1,))
+        Reference(base, lora, CHATML).next_logprobs((1,))
     assert "ollama-packager[build]" in caught.value.hint
 
 

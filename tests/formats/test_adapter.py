@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from packager.artifacts import Adapter, Checkpoint
 from packager.codec import decode, encode
 from packager.errors import InputInvalid, PackagerError, UnsafeInput, Unsupported
 from packager.events import silent
-from packager.formats.adapter import read_adapter
+from packager.formats.adapter import read_adapter, read_adapters
 from packager.formats.checkpoint import read_checkpoint
 from packager.single_stages import merge
 from packager.weights.merged import MergedTensors
@@ -25,6 +26,7 @@ from tests.formats.tiny_folders import (
     HIDDEN,
     Q_PROJ,
     VOCAB,
+    edit_json,
     lora,
     values,
     write_adapter,
@@ -163,6 +165,62 @@ def test_other_methods_of_peft_are_refused_by_name(kind: str, llama: Path, tmp_p
     with pytest.raises(Unsupported) as caught:
         read_adapter(tmp_path, read_checkpoint(llama))
     assert name.lower() in caught.value.message.lower()
+
+
+MISSING: dict[str, tuple[dict[str, Any], str, str]] = {
+    "layer": ({}, "layers.1.self_attn.q_proj.lora_", "has no lora_A and lora_B for model.layers.1.self_attn.q_proj, which"),
+    "module": ({"modules_to_save": ["norm"]}, "model.norm.weight", "has no model.norm.weight, which"),
+    "layer-of-a-module": (
+        {"modules_to_save": ["mlp"]}, "layers.0.mlp.up_proj.weight", "has no model.layers.0.mlp.up_proj.weight, which",
+    ),
+    "tokens": (
+        {"trainable_token_indices": {"embed_tokens": [1], "lm_head": [2]}},
+        "lm_head.token_adapter",
+        "has no lm_head.trainable_tokens_delta, which",
+    ),
+    "magnitude": ({"use_dora": True}, "layers.1.self_attn.q_proj.lora_mag", "has no lora_magnitude_vector for model.layers.1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MISSING)
+def test_what_the_configuration_names_and_the_file_lacks_is_refused(case: str, llama: Path, tmp_path: Path) -> None:
+    config, dropped, words = MISSING[case]
+    folder = train(llama, tmp_path / "adapter", r=2, target_modules=["q_proj"], **config)
+    base = read_checkpoint(llama)
+    assert read_adapter(folder, base).updates
+    weights = load_file(folder / "adapter_model.safetensors")
+    kept = {name: value for name, value in weights.items() if dropped not in name}
+    assert len(kept) < len(weights)
+    save_file(kept, folder / "adapter_model.safetensors")
+    with pytest.raises(InputInvalid, match=re.escape(words)):
+        read_adapter(folder, base)
+
+
+def test_a_missing_bias_is_refused(tmp_path: Path) -> None:
+    base = save_llama(tmp_path / "base", tied=False, biased=True)
+    for bias, name in (("all", "self_attn.o_proj.bias"), ("lora_only", "self_attn.q_proj.base_layer.bias")):
+        folder = train(base, tmp_path / bias, r=2, target_modules=["q_proj"], bias=bias)
+        weights = load_file(folder / "adapter_model.safetensors")
+        del weights[f"base_model.model.model.layers.1.{name}"]
+        save_file(weights, folder / "adapter_model.safetensors")
+        bare = name.replace("base_layer.", "")
+        with pytest.raises(InputInvalid, match=rf"has no model\.layers\.1\.{re.escape(bare)}, which"):
+            read_adapter(folder, read_checkpoint(base))
+
+
+def test_kept_ties_are_the_last_adapters_only_and_without_dora(tmp_path: Path) -> None:
+    base = save_llama(tmp_path / "base", tied=True)
+    tied = {"r": 2, "target_modules": ["embed_tokens"], "ensure_weight_tying": True}
+    kept = train(base, tmp_path / "kept", **tied)
+    with pytest.raises(Unsupported, match="peft merges that into both ends"):
+        read_adapters((kept, kept), read_checkpoint(base))
+    edit_json(kept / "adapter_config.json", use_dora=True)
+    weights = load_file(kept / "adapter_model.safetensors")
+    module = "base_model.model.model.embed_tokens.lora_magnitude_vector"
+    head = "base_model.model.lm_head.lora_magnitude_vector"
+    save_file({**weights, module: torch.ones(16), head: torch.ones(32)}, kept / "adapter_model.safetensors")
+    with pytest.raises(Unsupported, match="DoRA on embeddings that ensure_weight_tying keeps tied"):
+        read_adapter(kept, read_checkpoint(base))
 
 
 # --- by hand -----------------------------------------------------------------------------------------------------------

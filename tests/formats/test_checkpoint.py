@@ -283,6 +283,9 @@ def test_a_quantized_base_names_its_16_bit_base(tmp_path: Path) -> None:
     with pytest.raises(Unsupported) as caught:
         read_checkpoint(folder)
     assert caught.value.hint == "Pass its 16-bit base unsloth/Qwen3-8B, or add --dequantize-base."
+    with pytest.raises(Unsupported) as caught:
+        read_checkpoint(write_base(tmp_path / "Qwen3-4B-bnb-4bit", quantization_config=BNB))
+    assert caught.value.hint == "Pass its 16-bit base Qwen3-4B, or add --dequantize-base."
     (folder / "README.md").write_text("---\nbase_model: Qwen/Qwen3-8B\n---\n")
     with pytest.raises(Unsupported) as caught:
         read_checkpoint(folder)

@@ -57,6 +57,8 @@ def test_the_hubs_own_name_and_revision_count(tmp_path: Path) -> None:
     base = read_checkpoint(snapshot(tmp_path, "org/one"))
     with pytest.raises(InputInvalid, match="was trained on org/two, not on one"):
         read_adapter(write_adapter(tmp_path / "name", base_model_name_or_path="org/two"), base)
+    copied = write_adapter(tmp_path / "copy", base_model_name_or_path="unsloth/meta-one")
+    assert read_adapter(copied, base).updates, "one of another owner may be the same model"
     for at, revision in enumerate(COMMITS):
         adapter = write_adapter(tmp_path / f"revision-{at}", base_model_name_or_path="org/one", revision=revision)
         if revision == base.folder.name:

@@ -13,12 +13,17 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from packager.artifacts import Dtype, Quant
+from packager.engines.llama_cpp import Embedded
+from packager.engines.transformers import Reference
 from packager.errors import Unsupported
 from packager.formats.adapter import read_adapter
 from packager.formats.checkpoint import read_checkpoint
 from packager.formats.gguf import read_gguf
+from packager.parity.logits import kl_nats
 from packager.sources.llama_cpp_tree import LlamaCppTree
 from packager.stages.weights import MergeJob, QuantizeJob, estimate, merge, quantize
+from packager.weights.checkpoint_errors import checkpoint_errors
+from packager.weights.tensor_errors import tensor_errors
 from tests import llama_cpp_tools as llama
 from tests.peft_adapters import train
 
@@ -68,6 +73,21 @@ def test_an_untied_model_with_new_words_is_what_llama_cpp_makes_of_our_merge(
     assert llama.differing_keys(gguf.path, theirs) <= NAMES
     shapes = {tensor.name: tensor.shape for tensor in read_gguf(gguf.path).tensors}
     assert shapes["output.weight"] == shapes["token_embd.weight"] == (rows, base.hidden_size)
+    for compared in (
+        tensor_errors(gguf.path, base, adapter, tree),
+        checkpoint_errors(read_checkpoint(merged), base, adapter),
+    ):
+        assert len(compared.tensors) > 20
+        wrong = (compared.faults, compared.missing, compared.unexpected, compared.reshaped, compared.unread)
+        assert wrong == ((), (), (), (), ())
+
+    reference, embedded = Reference(base.folder, adapter, ""), Embedded(gguf.path, context_tokens=256)
+    ids = reference.encode("Hello <|two|> world <|one|>, and some more words")
+    assert max(ids) == len(tokenizer) - 1
+    assert embedded.tokenize("Hello <|two|> world <|one|>, and some more words", add_special=False) == ids
+    expected, found = reference.next_logprobs(ids), embedded.next_logprobs(ids)
+    assert found.shape == expected.shape == (len(ids), rows)
+    assert float(kl_nats(expected, found).mean()) < 1e-4
     assert estimate(base, adapter, (Quant.F16,))[0][1] == pytest.approx(gguf.size_bytes, rel=0.05)
 
 
