@@ -69,6 +69,7 @@ class Matcher:
         self._check_copies(held)
         for module in sorted(held.modules):
             found.extend(self._module(module, held.modules[module], held))
+        self._check_once(found)
         self._check_complete(held)
         rank = (ReplacedTensor, LoraPair, ExpertPair, ReplacedRows, AddedVector)
         return tuple(sorted(found, key=lambda update: (update.target, rank.index(type(update)))))
@@ -242,6 +243,15 @@ class Matcher:
         for name, before in held.befores.items():
             if name not in held.wholes or before.shape != held.wholes[name].shape:
                 raise InputInvalid(f"{self.path}: {before.name!r} has no {name} beside it", hint=_AGAIN)
+
+    def _check_once(self, updates: list[Update]) -> None:
+        """Refuse two low-rank updates of one tensor: of an expert alone, and of all experts together."""
+        seen: set[str] = set()
+        for update in updates:
+            if isinstance(update, LoraPair | ExpertPair):
+                if update.target in seen:
+                    raise InputInvalid(f"{self.path}: changes {update.target} twice ({update.a.name!r})", hint=_AGAIN)
+                seen.add(update.target)
 
     def _check_complete(self, held: AdapterTensors) -> None:
         parameters = (f"lora_A and lora_B for {name}" for name in self._experts.missing(held.modules))

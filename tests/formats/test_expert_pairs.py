@@ -95,6 +95,10 @@ WRONG: dict[str, tuple[dict[str, torch.Tensor | None], dict[str, object], type[P
         {f"{EXPERTS}{depth}.lora_{side}.weight": None for depth in ("", ".base_layer") for side in "AB"}, {},
         InputInvalid, "no lora_A and lora_B for model.layers.1.mlp.experts.down_proj",
     ),
+    "twice": (
+        {f"{EXPERTS}.0.up_proj.lora_A.weight": torch.ones(4, 256), f"{EXPERTS}.0.up_proj.lora_B.weight": torch.ones(256, 4)},
+        {}, InputInvalid, "changes model.layers.1.mlp.experts.0.up_proj.weight twice",
+    ),
     "unknown": ({}, {"target_parameters": ["gate.weight"]}, InputInvalid, "matches no tensor"),
 }  # fmt: skip
 
