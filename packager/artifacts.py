@@ -117,6 +117,34 @@ class LoraPair:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExpertPair:
+    """The part of a low-rank update of all experts of a layer that belongs to one tensor (peft's `target_parameters`).
+
+    With A seen as `(experts, rank, in)` and B as `(out, rank, experts)`, an expert's matrix becomes
+    `W[e] + scale * B[:, :, e] @ A[e]`.
+
+    Attributes:
+        target: Name of the base tensor it changes: one expert's matrix, or the stack of all, `(experts, out, in)`.
+        a: Shape `(experts * rank, in)`.
+        b: Shape `(out, rank * experts)`.
+        scale: `alpha / rank`, or `alpha / sqrt(rank)` under rsLoRA.
+        experts: How many matrices A and B hold.
+        expert: Which one the target is; None where it is the stack.
+        first_output: The row of B that belongs to the target's first row: up_proj is the second half of gate_up_proj.
+        transposed: The target is a stack of `(in, out)`.
+    """
+
+    target: str
+    a: TensorEntry
+    b: TensorEntry
+    scale: float
+    experts: int
+    expert: int | None
+    first_output: int = 0
+    transposed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReplacedTensor:
     """A tensor that was trained whole and takes the place of `target`: a module of modules_to_save, a bias, an embedding.
 
@@ -145,7 +173,7 @@ class AddedVector:
     scale: float
 
 
-Update = LoraPair | ReplacedTensor | ReplacedRows | AddedVector
+Update = LoraPair | ExpertPair | ReplacedTensor | ReplacedRows | AddedVector
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +248,8 @@ def update_tensors(update: Update) -> tuple[TensorEntry, ...]:
     match update:
         case LoraPair():
             return (update.a, update.b) if update.magnitude is None else (update.a, update.b, update.magnitude)
+        case ExpertPair():
+            return (update.a, update.b)
         case ReplacedRows():
             return (update.values,)
         case _:

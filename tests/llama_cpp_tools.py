@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
+from types import TracebackType
 
 from packager.artifacts import Quant
 from packager.formats.gguf import GgufHeader, MetadataEntry, read_gguf
@@ -22,6 +24,50 @@ def convert(tree: LlamaCppTree, checkpoint: Path, kind: str, output: Path) -> Pa
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return output
+
+
+_PROGRAM = """
+import json, runpy, sys
+for line in sys.stdin:
+    sys.argv = json.loads(line)
+    runpy.run_path(sys.argv[0], run_name="__main__")
+    print("done", flush=True)
+"""
+
+
+class ConverterProgram:
+    """convert_hf_to_gguf.py as a program that stays: one checkpoint after the other, imports made once."""
+
+    def __init__(self, tree: LlamaCppTree, log: Path) -> None:
+        self._script = str(tree.path / "convert_hf_to_gguf.py")
+        self._log = log
+
+    def __enter__(self) -> ConverterProgram:
+        command = [
+            sys.executable,
+            "-c",
+            f"import sys; sys.path.insert(0, {str(Path(self._script).parent)!r}){_PROGRAM}",
+        ]
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.communicate(timeout=60)
+
+    def convert(self, checkpoint: Path, kind: str, output: Path) -> Path:
+        """Do what `convert` does."""
+        arguments = [self._script, str(checkpoint), "--outtype", kind, "--outfile", str(output)]
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(arguments) + "\n")
+        self._process.stdin.flush()
+        assert self._process.stdout.readline() == "done\n", self._log.read_text()[-2000:]
+        return output
 
 
 def quantize(source: Path, output: Path, quant: Quant | None) -> Path:

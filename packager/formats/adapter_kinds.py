@@ -31,7 +31,6 @@ _SWITCHES = {
     "use_qalora": "QALoRA",
     "use_bdlora": "BD-LoRA",
     "layer_replication": "replicated layers (layer_replication)",
-    "target_parameters": "LoRA on parameters (target_parameters)",
     "alora_invocation_tokens": "activated LoRA (alora_invocation_tokens)",
     "arrow_config": "Arrow routing (arrow_config)",
     "kasa_config": "KaSA (kasa_config)",

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
-from packager.artifacts import AddedVector, Checkpoint, LoraPair, ReplacedRows, ReplacedTensor, TensorEntry, Update
+from packager.artifacts import (
+    AddedVector,
+    Checkpoint,
+    ExpertPair,
+    LoraPair,
+    ReplacedRows,
+    ReplacedTensor,
+    TensorEntry,
+    Update,
+)
 from packager.errors import InputInvalid, Unsupported
 from packager.formats.adapter_complete import missing_tensors
 from packager.formats.adapter_settings import AdapterSettings
 from packager.formats.adapter_targets import is_transposed, weight_of
-from packager.formats.adapter_tensors import AdapterTensors, Part
+from packager.formats.adapter_tensors import AdapterTensors, Part, module_of
+from packager.formats.expert_pairs import ExpertMatcher
 from packager.formats.tensor_bytes import same_values
 
 _FLOATS = ("F32", "BF16", "F16")
@@ -43,6 +54,10 @@ class Matcher:
     changed: frozenset[str]
     trained_on: str
 
+    @property
+    def _experts(self) -> ExpertMatcher:
+        return ExpertMatcher(settings=self.settings, base=self.base, tensors=self.tensors, hint=self.trained_on)
+
     def updates(self, held: AdapterTensors) -> tuple[Update, ...]:
         """Give the updates of all tensors, in the order of their targets; what replaces a tensor comes before what adds to it.
 
@@ -54,8 +69,9 @@ class Matcher:
         self._check_copies(held)
         for module in sorted(held.modules):
             found.extend(self._module(module, held.modules[module], held))
+        self._check_once(found)
         self._check_complete(held)
-        rank = (ReplacedTensor, LoraPair, ReplacedRows, AddedVector)
+        rank = (ReplacedTensor, LoraPair, ExpertPair, ReplacedRows, AddedVector)
         return tuple(sorted(found, key=lambda update: (update.target, rank.index(type(update)))))
 
     def _module(self, module: str, parts: Mapping[Part, TensorEntry], held: AdapterTensors) -> Iterator[Update]:
@@ -73,15 +89,26 @@ class Matcher:
             other = kinds[1] if len(kinds) > 1 else "a whole weight"
             raise InputInvalid(f"{self.path}: has {kinds[0]} and {other} for {module}", hint=_AGAIN)
         for a, b in pairs:
-            yield self._pair(module, parts, a, b)
+            yield from self._low_rank(module, parts, a, b, held)
         if Part.TOKENS in parts:
             yield self._tokens(module, parts[Part.TOKENS])
         yield from self._beside_b(module, parts)
 
-    def _pair(self, module: str, parts: Mapping[Part, TensorEntry], a_name: Part, b_name: Part) -> LoraPair:
+    def _low_rank(
+        self, module: str, parts: Mapping[Part, TensorEntry], a_name: Part, b_name: Part, held: AdapterTensors
+    ) -> Iterator[Update]:
         for name, other in ((a_name, b_name), (b_name, a_name)):
             if name not in parts:
                 raise InputInvalid(f"{self.path}: has {other} but no {name} for {module}", hint=_AGAIN)
+        parameter = self._experts.parameter(module, held.modules)
+        pairs = self._experts.pairs(parameter, parts[a_name], parts[b_name]) if parameter else None
+        if pairs is None:
+            own = parameter or module_of(parts[a_name])
+            yield self._pair(module, own, parts, a_name, b_name)
+        else:
+            yield from pairs
+
+    def _pair(self, module: str, own: str, parts: Mapping[Part, TensorEntry], a_name: Part, b_name: Part) -> LoraPair:
         a, b, magnitude = parts[a_name], parts[b_name], parts.get(Part.MAGNITUDE)
         target = self._weight(module, a)
         if len(target.shape) != 2 or len(a.shape) != 2:
@@ -91,14 +118,14 @@ class Matcher:
                 hint="Only updates of plain matrices can be merged.",
             )
         transposed = a_name is Part.EMBEDDING_A or is_transposed(module, self.base.architecture)
-        self._check_shapes(a, b, target, module, (a_name, b_name), transposed)
+        self._check_shapes(a, b, target, own, (a_name, b_name), transposed)
         if self.settings.dora:
             self._check_magnitude(module, magnitude, b.shape[0])
         return LoraPair(
             target=target.name,
             a=a,
             b=b,
-            scale=self.settings.scaling.scale_of(module),
+            scale=self.settings.scaling.scale_of(own),
             transposed=transposed,
             magnitude=magnitude,
         )
@@ -162,7 +189,7 @@ class Matcher:
             target = self._bias(module, bias)
             self._check_stored(bias, dimensions=1)
             self._check_fits(bias, target)
-            yield AddedVector(target=target.name, value=bias, scale=self.settings.scaling.scale_of(module))
+            yield AddedVector(target=target.name, value=bias, scale=self.settings.scaling.scale_of(module_of(bias)))
 
     def _tokens(self, module: str, values: TensorEntry) -> ReplacedRows:
         target = self._weight(module, values)
@@ -217,8 +244,18 @@ class Matcher:
             if name not in held.wholes or before.shape != held.wholes[name].shape:
                 raise InputInvalid(f"{self.path}: {before.name!r} has no {name} beside it", hint=_AGAIN)
 
+    def _check_once(self, updates: list[Update]) -> None:
+        """Refuse two low-rank updates of one tensor: of an expert alone, and of all experts together."""
+        seen: set[str] = set()
+        for update in updates:
+            if isinstance(update, LoraPair | ExpertPair):
+                if update.target in seen:
+                    raise InputInvalid(f"{self.path}: changes {update.target} twice ({update.a.name!r})", hint=_AGAIN)
+                seen.add(update.target)
+
     def _check_complete(self, held: AdapterTensors) -> None:
-        missing = next(missing_tensors(self.settings, self.tensors, held, self.base), None)
+        parameters = (f"lora_A and lora_B for {name}" for name in self._experts.missing(held.modules))
+        missing = next(chain(parameters, missing_tensors(self.settings, self.tensors, held, self.base)), None)
         if missing is not None:
             raise InputInvalid(
                 f"{self.path}: has no {missing}, which {self.settings.path.name} says was trained",

@@ -26,6 +26,7 @@ class AdapterSettings:
         saved_modules: The ends of the names of modules that were trained whole; peft compares text, not parts of names.
         tokens: Trained rows by the end of a module's name; the empty name is the input embedding.
         ties: Whether peft keeps tied embeddings tied by training both sides as one (`ensure_weight_tying`).
+        parameters: The names or ends of names of the parameters that were adapted as such (`target_parameters`).
         targets: The names or ends of names of the adapted modules; empty where the file does not list them.
     """
 
@@ -38,6 +39,7 @@ class AdapterSettings:
     tokens: Mapping[str, tuple[int, ...]]
     ties: bool
     targets: tuple[str, ...]
+    parameters: tuple[str, ...]
 
     @staticmethod
     def read(config: JsonObject) -> AdapterSettings:
@@ -61,6 +63,7 @@ class AdapterSettings:
             tokens=_tokens(config),
             ties=bool(config.flag("ensure_weight_tying")),
             targets=_targets(config),
+            parameters=_names(config, "target_parameters"),
         )
         if settings.dora and settings.lora_bias:
             raise Unsupported(

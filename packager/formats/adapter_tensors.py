@@ -19,6 +19,7 @@ from typing import TypeVar
 from packager.artifacts import TensorEntry
 from packager.errors import InputInvalid
 from packager.formats.adapter_kinds import other_tensor
+from packager.formats.adapter_targets import checkpoint_module
 
 K = TypeVar("K", bound=str)
 PREFIX = "base_model.model."
@@ -62,7 +63,7 @@ class AdapterTensors:
 
     Attributes:
         path: The file.
-        modules: Parts by module; the module's name has no prefix.
+        modules: Parts by module, under the name that the base has for it and without a prefix.
         wholes: Tensors that stand for a whole one of the base, by its name.
         copies: Tensors that must be equal to the whole one of that name in the same file.
         befores: What whole ones were before they were trained, by name.
@@ -92,11 +93,12 @@ def sort_tensors(path: Path, entries: tuple[TensorEntry, ...], known: frozenset[
     copies: dict[str, TensorEntry] = {}
     befores: dict[str, TensorEntry] = {}
     for entry in entries:
-        bare = entry.name.removeprefix(PREFIX)
-        found = _part(bare) if bare != entry.name else None
+        bare = _stored(entry.name.removeprefix(PREFIX), known)
+        prefixed = entry.name.startswith(PREFIX)
+        found = _part(bare) if prefixed else None
         if found is not None:
-            _place(path, modules.setdefault(found[0], {}), found[1], entry)
-        elif bare != entry.name and bare in known:
+            _place(path, modules.setdefault(checkpoint_module(found[0], known), {}), found[1], entry)
+        elif prefixed and bare in known:
             _place(path, wholes, bare, entry)
         elif again := _AGAIN_KEY.fullmatch(bare):
             _place(path, copies, f"{again['module']}.{again['parameter']}", entry)
@@ -105,6 +107,19 @@ def sort_tensors(path: Path, entries: tuple[TensorEntry, ...], known: frozenset[
         else:
             raise other_tensor(path, entry.name)
     return AdapterTensors(path=path, modules=modules, wholes=wholes, copies=copies, befores=befores)
+
+
+def module_of(entry: TensorEntry) -> str:
+    """Give the name that the adapter has for the module of a part; it is what patterns of the configuration mean."""
+    found = _part(entry.name.removeprefix(PREFIX))
+    return found[0] if found else ""
+
+
+def _stored(name: str, known: frozenset[str]) -> str:
+    """Give the name of a whole tensor as the base has it."""
+    module, _, parameter = name.rpartition(".")
+    stored = f"{checkpoint_module(module, known)}.{parameter}"
+    return stored if stored in known else name
 
 
 def _part(name: str) -> tuple[str, Part] | None:

@@ -10,6 +10,7 @@ What differs from `convert_hf_to_gguf.py --outtype f16` on the same folder, and 
         reason; the model card, `_name_or_path` and the number of parameters still give them.
     tokenizer.chat_template: the canonical template, when given; named alternatives of it are dropped.
     tokenizer.ggml.add_bos_token: whether the canonical token ids start with BOS, when a template is given.
+    A tensor of one row (Qwen2-MoE's shared_expert_gate): a vector, as llama.cpp's own quantizer writes it.
     general.quantization_version, general.file_type: last, where llama.cpp's own quantizer puts them.
 
 Source:
@@ -224,7 +225,7 @@ def _paired(base: Checkpoint, f32: dict[str, Any], f16: dict[str, Any]) -> tuple
         tensors.append(
             ConvertedTensor(
                 name=name,
-                shape=tuple(int(size) for size in wide.shape),
+                shape=_counted(tuple(int(size) for size in wide.shape)),
                 f16_type=_float_type(base, name, half.dtype),
                 f32_type=_float_type(base, name, wide.dtype),
                 source=_renamed(wide.tensor),
@@ -233,6 +234,11 @@ def _paired(base: Checkpoint, f32: dict[str, Any], f16: dict[str, Any]) -> tuple
         )
         wide.tensor = half.tensor = None  # lazy tensors keep what they computed; nothing may hold on to them
     return tuple(tensors)
+
+
+def _counted(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Give the dimensions that ggml counts (`ggml_n_dims`): a matrix of one row is a vector."""
+    return _counted(shape[1:]) if len(shape) > 1 and shape[0] == 1 else shape
 
 
 def _float_type(base: Checkpoint, name: str, number: int) -> GgmlType:

@@ -76,10 +76,19 @@ def model_class(
     conversion: Any = sys.modules["conversion"]
     hparams = conversion.ModelBase.load_hparams(folder, False)
     architecture = conversion.get_model_architecture(hparams, conversion.ModelType.TEXT)
-    found = conversion.get_model_class(architecture)
+    try:
+        found = conversion.get_model_class(architecture)
+    except KeyError:  # its table names the module of a speech or vision part, which has no such class for text
+        raise NotImplementedError(f"no class for {architecture}") from None
 
     class Supplied(conversion.ModelBase):  # type: ignore[misc]  # loaded at run time
         """Stands between the architecture's classes and ModelBase, so that their own `index_tensors` still apply."""
+
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **named)
+            if (rotary := (self.hparams.get("rope_parameters") or {}).get("partial_rotary_factor")) is not None:
+                # Where GPT-NeoX says it; transformers 5 moves it when it reads config.json, and the converter misses it.
+                self.hparams.setdefault("rotary_pct", rotary)
 
         def index_tensors(self, remote_hf_model_id: str | None = None) -> dict[str, Callable[[], Any]]:
             return index(self)

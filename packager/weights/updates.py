@@ -18,7 +18,8 @@ from typing import Protocol
 
 import torch
 
-from packager.artifacts import AddedVector, LoraPair, ReplacedRows, ReplacedTensor, TensorEntry, Update
+from packager.artifacts import AddedVector, ExpertPair, LoraPair, ReplacedRows, ReplacedTensor, TensorEntry, Update
+from packager.weights.expert_updates import expert_update
 
 
 class TensorReader(Protocol):
@@ -82,6 +83,8 @@ class UpdatedTensor:
         match self._updates[index]:
             case LoraPair() as pair:
                 return self._rescaled(index, pair, block + self._delta(pair, first, end), first, end)
+            case ExpertPair() as pair:
+                return block + expert_update(pair, self._reader, self._shape[0], first, end)
             case ReplacedRows() as tokens:
                 return self._with_tokens(tokens, block, first, end)
             case AddedVector() as added:

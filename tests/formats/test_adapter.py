@@ -134,7 +134,6 @@ def test_a_copied_output_layer_of_another_base_is_refused(llama: Path, tmp_path:
 
 
 OTHER_KINDS: dict[str, tuple[dict[str, Any], str]] = {
-    "parameters": ({"target_modules": [], "target_parameters": ["q_proj.weight"]}, "target_parameters"),
     "replicated": ({"target_modules": ["q_proj"], "layer_replication": [(0, 2), (0, 2)]}, "layer_replication"),
 }
 
