@@ -149,8 +149,14 @@ def connect(request: BuildRequest, name: ModelName | None, *, emit: Emit) -> Oll
 
 
 def recommend(quants: tuple[Quant, ...], verdict: Verdict | None) -> Quant:
-    """Give the quant that NAME stands for: the smallest that passes its gates, or the most exact when none is known to."""
-    passing = [quant for quant in quants if verdict is not None and verdict.passed_for(quant)]
+    """Give the quant that NAME stands for: the smallest that passes its gates, or the most exact when none is known to.
+
+    A type for which no limit was measured is not known to be near enough.
+    """
+    checks = () if verdict is None else verdict.checks
+    unknown = ("llama.cpp", "distribution", Outcome.NOT_CHECKED)
+    open_ones = {c.subject for c in checks if (c.engine, c.name, c.outcome) == unknown}
+    passing = [q for q in quants if verdict is not None and verdict.passed_for(q) and q.value not in open_ones]
     return passing[-1] if passing else quants[0]
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from packager.artifacts import Quant
+from packager.quants import DEFAULT_QUANTS, quant_named
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -27,10 +28,10 @@ class QuantList(click.ParamType[tuple[Quant, ...]]):
             return value
         chosen = set()
         for word in value.split(","):
-            try:
-                chosen.add(Quant(word.strip().lower()))
-            except ValueError:
+            quant = quant_named(word)
+            if quant is None:
                 self.fail(f"{word.strip()!r} is not one of {', '.join(Quant)}", param, ctx)
+            chosen.add(quant)
         return tuple(quant for quant in Quant if quant in chosen)
 
 
@@ -85,9 +86,9 @@ def quants(function: F) -> F:
         "--quant",
         "quants",
         type=QuantList(),
-        default=",".join(Quant),
+        default=",".join(DEFAULT_QUANTS),
         show_default=True,
-        help="Weight types to write, separated by commas.",
+        help="Weight types to write, separated by commas: any of llama.cpp's, by its name (docs/quants.md).",
     )(function)
 
 

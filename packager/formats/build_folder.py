@@ -9,10 +9,9 @@ from packager.artifacts import Gguf, Modelfile, Quant
 from packager.errors import InputInvalid, Usage
 from packager.formats.gguf import read_gguf
 from packager.formats.modelfile import parse_modelfile
+from packager.quants import quant_of_file_type
 
 MODELFILE_NAME = "Modelfile"
-# llama.h, enum llama_ftype
-_FILE_TYPES = {1: Quant.F16, 7: Quant.Q8_0, 15: Quant.Q4_K_M}
 
 
 def find_ggufs(folder: Path) -> tuple[Gguf, ...]:
@@ -46,10 +45,11 @@ def describe_gguf(path: Path) -> Gguf:
     """
     header = read_gguf(path)
     number = next((entry.value for entry in header.metadata if entry.key == "general.file_type"), None)
-    quant = _FILE_TYPES.get(number) if isinstance(number, int) else None
+    quant = quant_of_file_type(number)
     if quant is None:
-        names = ", ".join(Quant)
-        raise InputInvalid(f"{path}: general.file_type is {number}, not one of {names}", hint="packager quantize SRC")
+        raise InputInvalid(
+            f"{path}: general.file_type is {number}, which no build writes", hint="packager quantize SRC -o DIR"
+        )
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return Gguf(path=path, quant=quant, sha256=sha256, size_bytes=path.stat().st_size)

@@ -15,6 +15,7 @@ from packager.artifacts import Adapter, ChatTemplate, Checkpoint, Dtype, Gguf, Q
 from packager.errors import InputInvalid
 from packager.events import Advanced, Emit, silent
 from packager.formats.gguf import GgmlType, MetadataEntry, ValueType
+from packager.quants import FILE_TYPES, FLOATS
 from packager.sources.llama_cpp_tree import LlamaCppTree
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class QuantizeJob:
         file_stem: Files are `{file_stem}-{QUANT}.gguf`.
         output: A folder that exists; files appear in it under their name when they are complete.
         tree: The converter.
+        imatrix: An importance matrix of this model, in either of llama.cpp's formats; None without one.
     """
 
     base: Checkpoint
@@ -48,6 +50,7 @@ class QuantizeJob:
     file_stem: str
     output: Path
     tree: LlamaCppTree
+    imatrix: Path | None = None
 
 
 def quantize(job: QuantizeJob, *, emit: Emit = silent, threads: int | None = None) -> tuple[Gguf, ...]:
@@ -62,7 +65,9 @@ def quantize(job: QuantizeJob, *, emit: Emit = silent, threads: int | None = Non
         The files, in the order of `job.quants`, with their sha256.
 
     Raises:
-        InputInvalid: A value is not finite, or does not fit; the tensor is named. No file is left.
+        InputInvalid: A value is not finite, or does not fit; the tensor is named. The importance matrix is another model's.
+            No file is left.
+        Usage: A quant needs an importance matrix, and there is none.
         Unsupported: llama.cpp does not know the architecture.
         NoSpace: The disk is full.
         ToolMissing: llama-cpp-python or the converter is not usable.
@@ -71,23 +76,27 @@ def quantize(job: QuantizeJob, *, emit: Emit = silent, threads: int | None = Non
 
     from packager.weights.converter import Conversion
     from packager.weights.gguf_metadata import with_template
+    from packager.weights.importance import importance_for
     from packager.weights.merged import MergedTensors, single_threaded_torch
+    from packager.weights.output_types import output_types
     from packager.weights.stream import BlockStream, usable_cores
 
     with single_threaded_torch(), torch.inference_mode(), MergedTensors(job.base, job.adapter) as merged:
         conversion = Conversion(job.base, merged, job.tree)
-        types = _types(conversion, job.quants)
+        importance = importance_for(job.imatrix, [(tensor.name, tensor.shape) for tensor in conversion.tensors])
+        types = output_types(conversion, job.quants, importance)
 
         def wanted(name: str) -> frozenset[GgmlType]:
             return frozenset(types[quant][name] for quant in job.quants)
 
-        with BlockStream(conversion.tensors, merged, wanted, threads or usable_cores()) as stream:
+        with BlockStream(conversion.tensors, merged, wanted, threads or usable_cores(), importance) as stream:
             # The kernels are at work from here on, while the tokenizer is read.
             metadata = with_template(conversion.metadata(job.name), job.template)
             outputs: list[GgufOutput] = []
             try:
                 for quant in job.quants:
-                    outputs.append(_output(job, quant, metadata, conversion, types[quant]))
+                    keys = importance.metadata() if importance is not None and quant not in FLOATS else ()
+                    outputs.append(_output(job, quant, metadata + keys, conversion, types[quant]))
                 return _write(stream, outputs, emit)
             except BaseException:
                 for output in outputs:
@@ -172,18 +181,6 @@ def gguf_name(file_stem: str, quant: Quant) -> str:
     return f"{file_stem}-{quant.value.upper()}.gguf"
 
 
-def _types(conversion: Conversion, quants: tuple[Quant, ...]) -> dict[Quant, dict[str, GgmlType]]:
-    from packager.weights.tensor_types import quant_types
-
-    listed = [(tensor.name, tensor.shape, tensor.f32_type) for tensor in conversion.tensors]
-    return {
-        quant: {tensor.name: tensor.f16_type for tensor in conversion.tensors}
-        if quant is Quant.F16
-        else quant_types(conversion.facts, listed, quant)
-        for quant in quants
-    }
-
-
 def _output(
     job: QuantizeJob,
     quant: Quant,
@@ -192,7 +189,6 @@ def _output(
     types: dict[str, GgmlType],
 ) -> GgufOutput:
     from packager.weights.gguf_output import GgufOutput
-    from packager.weights.tensor_types import FILE_TYPES
 
     # llama.cpp's quantizer removes these two and appends them again; so they stand last in a file that COPY keeps.
     numbers = {"general.quantization_version": _QUANTIZATION_VERSION, "general.file_type": FILE_TYPES[quant]}
