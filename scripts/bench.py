@@ -74,13 +74,13 @@ for name, kind in (("q8_0", llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0), ("q4_k_m", llama
 OURS = """
 import sys
 from pathlib import Path
-from packager.artifacts import Quant
+from packager.quants import DEFAULT_QUANTS
 from packager.formats.adapter import read_adapter
 from packager.formats.checkpoint import read_checkpoint
 from packager.sources.llama_cpp_tree import find_tree
 from packager.stages.weights import QuantizeJob, quantize
 base = read_checkpoint(Path(sys.argv[1]))
-quantize(QuantizeJob(base=base, adapter=read_adapter(Path(sys.argv[2]), base), quants=tuple(Quant), template=None,
+quantize(QuantizeJob(base=base, adapter=read_adapter(Path(sys.argv[2]), base), quants=DEFAULT_QUANTS, template=None,
     name="bench", file_stem="bench", output=Path(sys.argv[3]), tree=find_tree(None)))
 """
 

@@ -151,7 +151,10 @@ def llama_library() -> LlamaLibrary:
     Raises:
         ToolMissing: llama-cpp-python is not installed, or a library or function of it is missing.
     """
-    spec = importlib.util.find_spec("llama_cpp")
+    try:
+        spec = importlib.util.find_spec("llama_cpp")
+    except ModuleNotFoundError:
+        spec = None
     if spec is None or spec.origin is None:
         raise ToolMissing("llama-cpp-python is not installed", hint="Install it: pip install 'ollama-packager[build]'")
     folder = Path(spec.origin).parent / "lib"

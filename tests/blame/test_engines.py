@@ -8,9 +8,10 @@ from packager.artifacts import Check, Outcome, Quant, Registered, Verdict
 from packager.blame.engines import engine_finding, registered_finding, rounding_fault
 from packager.engines.ollama_replies import StoredModel
 from packager.evidence import Stage
+from packager.quants import DEFAULT_QUANTS
 
 PASSED, FAILED, OPEN = Outcome.PASSED, Outcome.FAILED, Outcome.NOT_CHECKED
-F16, Q8_0, Q4_K_M = Quant
+F16, Q8_0, Q4_K_M = DEFAULT_QUANTS
 
 
 def verdict(*checks: tuple[Quant, str, str, Outcome]) -> Verdict:
