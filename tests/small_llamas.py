@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 VOCABULARY = 400
+_MATRICES = tuple(f"{name}.weight" for name in ("_proj", "w1", "w2", "w3"))
 _TEXT = (
     "The quick brown fox jumps over the lazy dog, and the dog sleeps on under the warm afternoon sun.",
     "A model that was trained on one machine should give the same answers on another machine.",
@@ -17,7 +18,11 @@ _TEXT = (
 
 @dataclass(frozen=True, kw_only=True)
 class SmallLlama:
-    """A shape; `experts` of them make it a Mixtral."""
+    """A shape; `experts` of them make it a Mixtral.
+
+    With `rows`, every matrix of a block has that many rows instead of those that would fit: converters and quantizers do not
+    mind, and the slow kernels have less to do.
+    """
 
     hidden: int
     inner: int
@@ -25,6 +30,7 @@ class SmallLlama:
     heads: int = 4
     kv_heads: int = 2
     experts: int = 0
+    rows: int | None = None
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor of the checkpoint, by name."""
@@ -54,7 +60,9 @@ class SmallLlama:
             for part, (gate, up, down) in names:
                 shapes[f"{part}{gate}.weight"] = shapes[f"{part}{up}.weight"] = (self.inner, hidden)
                 shapes[f"{part}{down}.weight"] = (hidden, self.inner)
-        return shapes
+        if self.rows is None:
+            return shapes
+        return {name: (self.rows, shape[1]) if name.endswith(_MATRICES) else shape for name, shape in shapes.items()}
 
     def write(self, folder: Path) -> None:
         """Write the checkpoint in bfloat16."""

@@ -92,6 +92,33 @@ def quants(function: F) -> F:
     )(function)
 
 
+def importance(function: F) -> F:
+    """Add --imatrix FILE and --calibrate FILE: how much each column of a weight counts when it is rounded."""
+    for option in (
+        click.option(
+            "--calibrate",
+            metavar="FILE",
+            type=click.Path(path_type=Path),
+            help="Compute the importance matrix from your own conversations, a .jsonl file with answers.",
+        ),
+        click.option(
+            "--imatrix",
+            metavar="FILE",
+            type=click.Path(path_type=Path),
+            help="Importance matrix of llama.cpp for the quantized types (docs/quants.md).",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def keep_hf(function: F) -> F:
+    """Add --keep-hf."""
+    return click.option(
+        "--keep-hf", is_flag=True, help="Write the merged Hugging Face checkpoint as well, into DIR/hf."
+    )(function)
+
+
 def name(function: F) -> F:
     """Add --name NAME, optional."""
     return click.option("--name", metavar="NAME", help="Name in Ollama; each quant becomes NAME:QUANT.")(function)

@@ -15,6 +15,8 @@ from packager.commands import options
 @options.adapter
 @options.output
 @options.quants
+@options.importance
+@options.keep_hf
 @options.name
 @options.template
 @options.llama_cpp
@@ -27,6 +29,9 @@ def plan(
     adapter: Path | None,
     output: Path,
     quants: tuple[Quant, ...],
+    imatrix: Path | None,
+    calibrate: Path | None,
+    keep_hf: bool,
     name: str | None,
     template_file: str | None,
     llama_cpp: Path | None,
@@ -51,6 +56,9 @@ def plan(
         adapter=adapter,
         output=output,
         quants=quants,
+        imatrix=imatrix,
+        calibrate=calibrate,
+        keep_hf=keep_hf,
         name=name,
         template_file=template_file,
         llama_cpp=llama_cpp,

@@ -14,6 +14,8 @@ from packager.commands import options
 @click.argument("source", type=click.Path(path_type=Path))
 @options.output
 @options.quants
+@options.importance
+@options.keep_hf
 @options.name
 @options.template
 @options.llama_cpp
@@ -23,6 +25,9 @@ def quantize(
     source: Path,
     output: Path,
     quants: tuple[Quant, ...],
+    imatrix: Path | None,
+    calibrate: Path | None,
+    keep_hf: bool,
     name: str | None,
     template_file: str | None,
     llama_cpp: Path | None,
@@ -44,6 +49,9 @@ def quantize(
         adapter=None,
         output=output,
         quants=quants,
+        imatrix=imatrix,
+        calibrate=calibrate,
+        keep_hf=keep_hf,
         name=name,
         template_file=template_file,
         llama_cpp=llama_cpp,

@@ -12,6 +12,7 @@ from packager.formats.modelfile import parse_modelfile
 from packager.quants import quant_of_file_type
 
 MODELFILE_NAME = "Modelfile"
+IMATRIX_NAME = "imatrix.gguf"  # a GGUF file, and no model
 
 
 def find_ggufs(folder: Path) -> tuple[Gguf, ...]:
@@ -24,7 +25,7 @@ def find_ggufs(folder: Path) -> tuple[Gguf, ...]:
     if not folder.is_dir():
         raise InputInvalid(f"{folder}: no such folder", hint="packager build BASE ADAPTER -o DIR")
     found: dict[Quant, Gguf] = {}
-    for path in sorted(folder.glob("*.gguf")):
+    for path in _models(folder):
         gguf = describe_gguf(path)
         if gguf.quant in found:
             raise InputInvalid(
@@ -35,6 +36,15 @@ def find_ggufs(folder: Path) -> tuple[Gguf, ...]:
     if not found:
         raise InputInvalid(f"{folder}: no GGUF file", hint=f"packager build BASE ADAPTER -o {folder}")
     return tuple(found[quant] for quant in Quant if quant in found)
+
+
+def importance_name(source: Path) -> str:
+    """Give the name that a copy of an importance matrix has in a build folder: `imatrix.gguf`, or `imatrix.dat`."""
+    return IMATRIX_NAME if source.suffix == ".gguf" else "imatrix.dat"
+
+
+def _models(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.gguf") if path.name != IMATRIX_NAME)
 
 
 def describe_gguf(path: Path) -> Gguf:
@@ -67,7 +77,7 @@ def choose_gguf(folder: Path, quant: Quant | None, *, command: str) -> Path:
         InputInvalid: There is none, or the Modelfile cannot be read.
         Usage: There are several.
     """
-    files = sorted(folder.glob("*.gguf"))
+    files = _models(folder)
     modelfile = read_modelfile(folder) if quant is None else None
     if quant is not None:
         files = [file for file in files if file.stem.upper().endswith(f"-{quant.value.upper()}")]

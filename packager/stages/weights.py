@@ -7,7 +7,8 @@ torch and the converter are imported when a job runs; sizes and support are answ
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,15 +16,27 @@ from packager.artifacts import Adapter, ChatTemplate, Checkpoint, Dtype, Gguf, Q
 from packager.errors import InputInvalid
 from packager.events import Advanced, Emit, silent
 from packager.formats.gguf import GgmlType, MetadataEntry, ValueType
+from packager.formats.labelled_rows import LabelledRow
 from packager.quants import FILE_TYPES, FLOATS
 from packager.sources.llama_cpp_tree import LlamaCppTree
 
 if TYPE_CHECKING:
+    from packager.weights.checkpoint_output import CheckpointOutput
     from packager.weights.converter import Conversion
     from packager.weights.gguf_output import GgufOutput
+    from packager.weights.merged import MergedTensors
     from packager.weights.stream import BlockStream
 
+HF_FOLDER = "hf"
 _QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptCheckpoint:
+    """The merged checkpoint beside the GGUF files: how floats are stored, and its chat template, None for the base's own."""
+
+    dtype: Dtype
+    chat_template: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +53,7 @@ class QuantizeJob:
         output: A folder that exists; files appear in it under their name when they are complete.
         tree: The converter.
         imatrix: An importance matrix of this model, in either of llama.cpp's formats; None without one.
+        keep_hf: The merged checkpoint to write as well, below `HF_FOLDER` in `output`; None for none.
     """
 
     base: Checkpoint
@@ -51,6 +65,7 @@ class QuantizeJob:
     output: Path
     tree: LlamaCppTree
     imatrix: Path | None = None
+    keep_hf: KeptCheckpoint | None = None
 
 
 def quantize(job: QuantizeJob, *, emit: Emit = silent, threads: int | None = None) -> tuple[Gguf, ...]:
@@ -89,7 +104,10 @@ def quantize(job: QuantizeJob, *, emit: Emit = silent, threads: int | None = Non
         def wanted(name: str) -> frozenset[GgmlType]:
             return frozenset(types[quant][name] for quant in job.quants)
 
-        with BlockStream(conversion.tensors, merged, wanted, threads or usable_cores(), importance) as stream:
+        with (
+            _kept(job, merged) as kept,
+            BlockStream(conversion.tensors, merged, wanted, threads or usable_cores(), importance) as stream,
+        ):
             # The kernels are at work from here on, while the tokenizer is read.
             metadata = with_template(conversion.metadata(job.name), job.template)
             outputs: list[GgufOutput] = []
@@ -97,11 +115,32 @@ def quantize(job: QuantizeJob, *, emit: Emit = silent, threads: int | None = Non
                 for quant in job.quants:
                     keys = importance.metadata() if importance is not None and quant not in FLOATS else ()
                     outputs.append(_output(job, quant, metadata + keys, conversion, types[quant]))
-                return _write(stream, outputs, emit)
+                made = _write(stream, outputs, emit)
+                _finish_kept(job, kept)
+                return made
             except BaseException:
                 for output in outputs:
                     output.discard()
                 raise
+
+
+def _kept(job: QuantizeJob, merged: MergedTensors) -> AbstractContextManager[CheckpointOutput | None]:
+    """Open the merged checkpoint, which takes every block that the pass reads."""
+    from packager.weights.checkpoint_output import CheckpointOutput
+
+    if job.keep_hf is None:
+        return nullcontext()
+    folder = job.output / HF_FOLDER
+    folder.mkdir(exist_ok=True)
+    return CheckpointOutput(merged, job.keep_hf.dtype, folder)
+
+
+def _finish_kept(job: QuantizeJob, kept: CheckpointOutput | None) -> None:
+    from packager.weights.checkpoint_files import write_checkpoint_files
+
+    if kept is not None and job.keep_hf is not None:
+        kept.finish()
+        write_checkpoint_files(job.base, job.keep_hf.dtype, job.keep_hf.chat_template, job.output / HF_FOLDER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,11 +182,65 @@ def merge(job: MergeJob, *, emit: Emit = silent) -> tuple[Path, ...]:
     return (*weights, *write_checkpoint_files(job.base, job.dtype, job.chat_template, job.output))
 
 
-def estimate(base: Checkpoint, adapter: Adapter | None, quants: tuple[Quant, ...]) -> tuple[tuple[Quant, int], ...]:
-    """Give the expected size of each GGUF in bytes, within 5 %; a LoRA does not change it."""
+def estimate(
+    base: Checkpoint, adapter: Adapter | None, quants: tuple[Quant, ...], *, importance: bool = False
+) -> tuple[tuple[Quant, int], ...]:
+    """Give the expected size of each GGUF in bytes, within 5 %; a LoRA does not change it.
+
+    Raises:
+        Usage: A quant needs an importance matrix, and there is none.
+        Unsupported: llama.cpp cannot write the model in that type.
+        ToolMissing: llama-cpp-python is not installed.
+    """
     from packager.weights.sizes import estimated_sizes
 
-    return estimated_sizes(base, quants)
+    return estimated_sizes(base, quants, importance=importance)
+
+
+def checkpoint_bytes(base: Checkpoint, dtype: Dtype) -> int:
+    """Give the size of the merged checkpoint's tensors in bytes."""
+    from packager.weights.sizes import stored_bytes
+
+    return sum(stored_bytes(tensor, dtype) for tensor in base.tensors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateJob:
+    """An importance matrix to compute.
+
+    Attributes:
+        pass_through: The model, as it is quantized; its `quants` are not written.
+        rows: Conversations with the answers they expect, rendered with `chat_template`.
+        chat_template: The canonical text.
+        dataset: What the matrix says it was computed on.
+        output: The file to write, in a folder that also holds the model in float16 meanwhile.
+    """
+
+    pass_through: QuantizeJob
+    rows: tuple[LabelledRow, ...]
+    chat_template: str
+    dataset: str
+    output: Path
+
+
+def calibrate(job: CalibrateJob, *, emit: Emit = silent) -> Path:
+    """Compute an importance matrix with llama.cpp from conversations, and give the file.
+
+    Raises:
+        InputInvalid: A row cannot be rendered, there is too little text, or an activation is not finite.
+        Unsupported: llama.cpp cannot evaluate the model.
+    """
+    from packager.chat.calibration_texts import rendered
+    from packager.weights.calibration import calibrate as compute
+
+    texts = rendered(job.rows, job.chat_template, job.pass_through.base)
+    temporary = replace(job.pass_through, quants=(Quant.F16,), imatrix=None, keep_hf=None)
+    (f16,) = quantize(temporary, emit=emit)
+    try:
+        compute(f16.path, texts, job.output, dataset=job.dataset, emit=emit)
+    finally:
+        f16.path.unlink(missing_ok=True)
+    return job.output
 
 
 def peak_memory_bytes(base: Checkpoint) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -84,6 +84,7 @@ class MergedTensors:
         for pair in adapter.pairs if adapter else ():
             self._pairs[pair.target] = _checked(pair, self._entries.get(pair.target), base)
         self._files: dict[Path, int] = {}
+        self.observer: Callable[[str, int, torch.Tensor], None] | None = None  # told of every block of `rows`
 
     def __enter__(self) -> MergedTensors:
         tensors = [*self._entries.values(), *(t for pair in self._pairs.values() for t in (pair.a, pair.b))]
@@ -135,6 +136,8 @@ class MergedTensors:
         block = block.to(self.dtype(name)) if pair is None else block.to(torch.float32) + self._update(pair, first, end)
         if not is_finite(block):
             raise InputInvalid(self._blame(name), hint="The training may have diverged; use an earlier checkpoint.")
+        if self.observer is not None:
+            self.observer(name, first, block)
         return block
 
     def whole(self, name: str) -> torch.Tensor:

@@ -10,7 +10,7 @@ import json
 import math
 from pathlib import Path
 
-from packager.artifacts import Checkpoint, Quant
+from packager.artifacts import Checkpoint, Dtype, Quant, TensorEntry
 from packager.formats.gguf import padded, tensor_bytes
 from packager.weights.listed_types import EMBEDDINGS, OUTPUTS, listed_types
 from packager.weights.tensor_types import require_importance
@@ -21,6 +21,9 @@ _BYTES_PER_BLOCK_AHEAD = 1_100_000  # f16, q8_0 and q4_k_m of one block
 _BLOCKS_AHEAD = 98
 _BLOCKS_AT_WORK_BYTES = 30_000_000
 _INFO_BYTES = 80  # of one tensor in the header
+MAX_SHARD_BYTES = 5_000_000_000  # of tensors in one file of a checkpoint, unless one alone is larger
+INDEX_NAME = "model.safetensors.index.json"
+_FLOAT_BYTES = {Dtype.FLOAT32: 4, Dtype.BFLOAT16: 2, Dtype.FLOAT16: 2}
 _METADATA_BYTES = 8_000  # everything but the vocabulary
 
 
@@ -48,6 +51,12 @@ def estimated_sizes(
             require_importance({name: kind for _, name, kind in listed}, quant, frozenset())
         sizes.append((quant, header + sum(padded(tensor_bytes(each.shape, kind)) for each, _, kind in listed)))
     return tuple(sizes)
+
+
+def stored_bytes(tensor: TensorEntry, dtype: Dtype) -> int:
+    """Give the size of a tensor in a merged checkpoint: floats take `dtype`, everything else stays."""
+    is_float = tensor.dtype.startswith(("F", "BF"))
+    return math.prod(tensor.shape) * _FLOAT_BYTES[dtype] if is_float else tensor.size_bytes
 
 
 def estimated_peak_memory(base: Checkpoint) -> int:

@@ -24,10 +24,10 @@ from tests import llama_cpp_tools as llama
 from tests.small_llamas import SmallLlama
 
 MODELS = {
-    "wide": SmallLlama(hidden=256, inner=256, layers=8),
+    "wide": SmallLlama(hidden=256, inner=256, layers=8, rows=32),
     # 256 divides neither, 32 not the rows of ffn_down
-    "narrow": SmallLlama(hidden=96, inner=176, layers=8, kv_heads=1),
-    "experts": SmallLlama(hidden=256, inner=256, layers=1, experts=4),
+    "narrow": SmallLlama(hidden=96, inner=176, layers=8, kv_heads=1, rows=32),
+    "experts": SmallLlama(hidden=256, inner=256, layers=1, experts=4, rows=48),
 }
 FREE = [quant for quant in Quant if quant not in NEED_IMPORTANCE and quant not in FLOATS]
 QUANTIZED = [quant for quant in Quant if quant not in FLOATS]
@@ -89,18 +89,19 @@ def plain(
 @pytest.fixture(scope="module")
 def weighed(
     built: Callable[[str], Built], tree: LlamaCppTree, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], tuple[Path, dict[Quant, Path]]]:
-    """An importance matrix as a file, and every type made with it in one pass."""
+) -> Callable[[str], dict[Quant, Path]]:
+    """Every type made with an importance matrix in one pass."""
 
     @functools.cache
-    def make(name: str) -> tuple[Path, dict[Quant, Path]]:
+    def make(name: str) -> dict[Quant, Path]:
         folder = tmp_path_factory.mktemp("weighed")
-        write_matrix(folder / "matrix.gguf", built(name).matrix)
+        # A power of two, so that sums divided by counts are the very means that llama_model_quantize is given.
+        write_matrix(folder / "matrix.gguf", built(name).matrix, tokens=256)
         quants = [quant for quant in QUANTIZED if not (name == "narrow" and quant is Quant.Q1_0)]
         if name == "experts":
             quants = [Quant.Q4_K_M, Quant.MXFP4_MOE, Quant.Q2_K_S, Quant.IQ2_XXS, Quant.IQ1_M]
         found = built(name).ours(tree, folder, quants, folder / "matrix.gguf")
-        return folder / "matrix.gguf", {gguf.quant: gguf.path for gguf in found}
+        return {gguf.quant: gguf.path for gguf in found}
 
     return make
 
@@ -179,19 +180,17 @@ def test_every_type_is_what_the_quantizer_makes(
 @pytest.mark.parametrize("quant", QUANTIZED, ids=ids(QUANTIZED))
 def test_every_type_with_a_matrix_is_what_the_quantizer_makes(
     quant: Quant,
+    built: Callable[[str], Built],
     plain: Callable[[str], dict[Quant, Path]],
-    weighed: Callable[[str], tuple[Path, dict[Quant, Path]]],
-    llama_quantize_program: Path,
+    weighed: Callable[[str], dict[Quant, Path]],
     tmp_path: Path,
 ) -> None:
-    for name in ("wide", "narrow", "experts"):
-        matrix, ours = weighed(name)
+    for name in MODELS:
+        ours = weighed(name)
         if quant in ours:
-            source = plain(name)[Quant.F32]
-            theirs = llama_quantize(llama_quantize_program, source, tmp_path / "theirs.gguf", quant, matrix)
+            matrix = {key: values.ravel().tolist() for key, values in built(name).matrix.items()}
+            theirs = llama.quantize(plain(name)[Quant.F32], tmp_path / "theirs.gguf", quant, matrix)
             assert llama.differing_tensors(ours[quant], theirs) == []
-            assert llama.differing_keys(ours[quant], theirs) == {"quantize.imatrix.file"}  # theirs is the whole path
-            assert read_gguf(ours[quant]).value("quantize.imatrix.file") == "matrix.gguf"
 
 
 @pytest.mark.parametrize("unused", [0, 2], ids=["all", "two experts never asked"])
@@ -210,12 +209,12 @@ def test_both_formats_are_read_as_the_quantizer_reads_them(
         write_legacy(path, model.matrix, calls=3 if unused else 0)  # no calls: values as they are
     else:
         write_matrix(path, model.matrix, unused=unused)
-    (ours,) = model.ours(tree, tmp_path / "out", [Quant.IQ2_XS], path)
-    theirs = llama_quantize(llama_quantize_program, model.f32, tmp_path / "theirs.gguf", Quant.IQ2_XS, path)
+    (ours,) = model.ours(tree, tmp_path / "out", [Quant.Q2_K_S], path)
+    theirs = llama_quantize(llama_quantize_program, model.f32, tmp_path / "theirs.gguf", Quant.Q2_K_S, path)
     assert llama.differing_tensors(ours.path, theirs) == []
-    assert llama.differing_keys(ours.path, theirs) - {"general.name", "general.size_label", "general.basename"} == {
-        "quantize.imatrix.file"
-    }
+    from_folder_name = {"general.name", "general.size_label", "general.basename"}
+    assert llama.differing_keys(ours.path, theirs) - from_folder_name == {"quantize.imatrix.file"}  # theirs is a path
+    assert read_gguf(ours.path).value("quantize.imatrix.file") == path.name
     assert llama.sha256(llama.quantize(ours.path, tmp_path / "copy", None)) == ours.sha256  # what Ollama's create does
 
 
@@ -270,7 +269,7 @@ def _infinite(matrix: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             _widened, InputInvalid, "512 values for blk.3.attn_q.weight, which has 256 columns", id="another width"
         ),
         pytest.param(_infinite, InputInvalid, "blk.3.attn_q.weight has a value that is not finite", id="not finite"),
-        pytest.param(_without, Usage, "blk.3.attn_q.weight becomes IQ2_XXS", id="a tensor is missing that needs it"),
+        pytest.param(_without, Usage, "blk.3.attn_q.weight becomes Q2_K", id="a tensor is missing that needs it"),
     ],
 )
 def test_a_matrix_of_another_model_is_refused(
@@ -283,7 +282,7 @@ def test_a_matrix_of_another_model_is_refused(
 ) -> None:
     write_matrix(tmp_path / "other.gguf", change(built("wide").matrix))
     with pytest.raises(error, match=message):
-        built("wide").ours(tree, tmp_path / "out", [Quant.IQ2_XXS], tmp_path / "other.gguf")
+        built("wide").ours(tree, tmp_path / "out", [Quant.Q2_K_S], tmp_path / "other.gguf")
     assert list((tmp_path / "out").iterdir()) == []
 
 
