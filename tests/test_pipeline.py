@@ -74,6 +74,18 @@ def test_the_smallest_that_passes_is_recommended_or_else_the_most_exact(found: V
     assert recommend(DEFAULT_QUANTS, found) == quant
 
 
+def test_a_type_without_a_measured_limit_is_not_recommended() -> None:
+    """Its structure and prompts pass, and how far it is from the reference nobody judged."""
+    known = [
+        Check(subject=quant, engine="llama.cpp", name=name, outcome=outcome, detail="")
+        for quant, distance in (("q8_0", P), ("iq2_s", N))
+        for name, outcome in (("prompts", P), ("distribution", distance))
+    ]
+    found = Verdict(checks=tuple(known), versions=())
+    assert recommend((Quant.Q8_0, Quant.IQ2_S), found) is Quant.Q8_0
+    assert recommend((Quant.IQ2_S,), found) is Quant.IQ2_S
+
+
 @settings(max_examples=60, deadline=None)
 @given(outcomes=st.dictionaries(st.sampled_from(SUBJECTS), st.sampled_from(Outcome)), built=st.sets(st.integers(0, 2)))
 def test_what_is_recommended_was_built(outcomes: dict[str, Outcome], built: set[int]) -> None:

@@ -117,7 +117,7 @@ def test_a_command_without_quants_gets_every_one() -> None:
 def test_a_command_names_the_option_and_the_word() -> None:
     result = CliRunner().invoke(show, ["--quant", "q9"])
     assert result.exit_code == 2
-    assert "Invalid value for '--quant': 'q9' is not one of f16, q8_0, q4_k_m" in result.output
+    assert "Invalid value for '--quant': 'q9' is not one of f32, f16, bf16" in result.output
 
 
 @pytest.mark.parametrize(
