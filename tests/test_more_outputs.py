@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from packager.artifacts import Quant
+from packager.artifacts import Conversation, Message, Quant
+from packager.engines.ollama import OllamaEngine, OllamaServer
 from packager.errors import InputInvalid, PlanRefused, Usage
 from packager.formats.build_folder import find_ggufs
 from packager.formats.checkpoint import read_checkpoint
 from packager.formats.gguf import read_gguf
+from packager.formats.model_name import ModelName
 from packager.plan import BuildRequest, make_plan
 from packager.sources.llama_cpp_tree import LlamaCppTree
 from packager.weights.tensor_errors import tensor_errors
@@ -112,3 +115,21 @@ def test_a_plan_refuses_what_needs_a_matrix_and_counts_what_is_kept(base: Path, 
     with pytest.raises(PlanRefused) as missing:
         make_plan(request(imatrix=tmp_path / "no.gguf"))
     assert missing.value.exit_code == InputInvalid.exit_code
+
+
+def test_unusual_types_are_registered_under_their_names_and_answer(
+    ollama_url: str, tiny: Callable[[str], Path], tiny_lora: Callable[[str], Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = ("build", tiny("qwen2.5"), tiny_lora("qwen2.5"), "-o", out, "--quant", "bf16,iq4_xs,q2_k")
+    done = run_packager(*arguments, "--name", "more/packy", "--no-verify", ollama=ollama_url)
+    assert done.code == 0, done.err
+    server = OllamaServer.connect(ollama_url)
+    for gguf in find_ggufs(out):
+        name = ModelName.parse(f"more/packy:{gguf.quant.value}")
+        stored = server.find(name)
+        assert stored is not None
+        assert stored.blob_sha256 == gguf.sha256
+        hi = Conversation(id="hi", group="USER", messages=(Message(role="user", content="Hi"),))
+        assert OllamaEngine(server, str(name)).answer(hi, max_tokens=3).answer_tokens == 3
+    assert server.find(ModelName.parse("more/packy")) is not None

@@ -1,6 +1,7 @@
 """How far from the reference a quant may be: limits that were measured, and how to change them.
 
-docs/gates.md has the measurements and the margins. Prompts, token ids and file structure have no limit to set: they are
+docs/gates.md has the measurements and the margins; most types have no limit, because none of the models measured there says
+anything about them. Prompts, token ids and file structure have no limit to set: they are
 equal or they are wrong.
 """
 
@@ -49,20 +50,26 @@ class Gates:
     f16: QuantGates = QuantGates(
         mean_kl=3e-4, first_kl=5e-4, top1=0.95, answer_margin=0.05, prompt_kl=3e-4, perplexity=1.005
     )
-    bf16: QuantGates = _UNMEASURED
+    bf16: QuantGates = QuantGates(
+        mean_kl=0.003, first_kl=0.008, top1=0.93, answer_margin=0.15, prompt_kl=0.008, perplexity=1.02
+    )
     q8_0: QuantGates = QuantGates(
         mean_kl=0.04, first_kl=0.08, top1=0.85, answer_margin=0.5, prompt_kl=0.07, perplexity=1.05
     )
-    q6_k: QuantGates = _UNMEASURED
+    q6_k: QuantGates = QuantGates(
+        mean_kl=0.06, first_kl=0.1, top1=0.83, answer_margin=1.0, prompt_kl=0.16, perplexity=1.08
+    )
     q5_1: QuantGates = _UNMEASURED
     q5_k_m: QuantGates = _UNMEASURED
     q5_k_s: QuantGates = _UNMEASURED
-    q5_0: QuantGates = _UNMEASURED
+    q5_0: QuantGates = QuantGates(mean_kl=0.5, first_kl=1.2, top1=0.7, answer_margin=3.0, prompt_kl=0.9, perplexity=1.6)
     q4_1: QuantGates = _UNMEASURED
     q4_k_m: QuantGates = QuantGates(
         mean_kl=0.35, first_kl=0.45, top1=0.75, answer_margin=2.5, prompt_kl=0.8, perplexity=1.5
     )
-    q4_k_s: QuantGates = _UNMEASURED
+    q4_k_s: QuantGates = QuantGates(
+        mean_kl=0.4, first_kl=0.9, top1=0.7, answer_margin=3.0, prompt_kl=1.4, perplexity=1.5
+    )
     iq4_nl: QuantGates = _UNMEASURED
     q4_0: QuantGates = _UNMEASURED
     mxfp4_moe: QuantGates = _UNMEASURED
