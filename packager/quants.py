@@ -57,6 +57,9 @@ NEED_IMPORTANCE = frozenset({
     Quant.IQ3_XS, Quant.IQ3_XXS, Quant.Q2_K_S, Quant.IQ2_M, Quant.IQ2_S, Quant.IQ2_XS, Quant.IQ2_XXS, Quant.IQ1_M, Quant.IQ1_S,
 })  # fmt: skip
 
+# All of whose tensors may be q8_0: where 256 does not divide the rows, or there are no experts.
+MAY_BE_Q8_0 = frozenset({Quant.Q8_0, Quant.Q6_K, Quant.MXFP4_MOE})
+
 # What general.file_type says.
 FILE_TYPES = {
     Quant.F32: 0, Quant.F16: 1, Quant.Q4_0: 2, Quant.Q4_1: 3, Quant.Q8_0: 7, Quant.Q5_0: 8, Quant.Q5_1: 9, Quant.Q2_K: 10,

@@ -35,6 +35,9 @@ class QuantList(click.ParamType[tuple[Quant, ...]]):
         return tuple(quant for quant in Quant if quant in chosen)
 
 
+QUANT = click.Choice([quant.value for quant in Quant], case_sensitive=False)
+
+
 def base(function: F) -> F:
     """Add BASE: the Hugging Face folder that was fine-tuned."""
     return click.argument("base", type=click.Path(path_type=Path))(function)

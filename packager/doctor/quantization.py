@@ -11,7 +11,7 @@ from packager.doctor.case import Patient
 from packager.doctor.finding import Examined, Finding, Healthy, NotChecked, Organ, Severity
 from packager.formats.gguf import GgufHeader
 from packager.formats.model_name import ModelName
-from packager.quants import FLOATS, quant_of_file_type
+from packager.quants import FLOATS, MAY_BE_Q8_0, quant_of_file_type
 
 _ALIASES = {"fp16": "f16", "fp32": "f32"}
 _PROMISE = re.compile(
@@ -86,6 +86,8 @@ def _fits(said: str, main: str, header: GgufHeader) -> bool:
     """Whether the weights can be those of such a file; in mixtures most may be of a neighbour, where rows do not divide."""
     if said in FLOATS or main in FLOATS:
         return said in FLOATS and main in FLOATS
+    if said in MAY_BE_Q8_0 and main == "q8_0":
+        return True
     if said in _PURE:
         return said == main
     return any(tensor.type.name.lower() not in (*FLOATS, "q8_0") for tensor in header.tensors)

@@ -14,7 +14,7 @@ from packager.durable import sha256_file
 from packager.errors import InputInvalid
 from packager.formats.gguf import GgmlType, GgufHeader, read_gguf
 from packager.parity.differences import text_difference
-from packager.quants import FILE_TYPES, FLOATS
+from packager.quants import FILE_TYPES, FLOATS, MAY_BE_Q8_0
 
 # llama.cpp include/llama.h, enum llama_ftype
 _WHOLE = frozenset({GgmlType.F32, GgmlType.F16, GgmlType.BF16})
@@ -83,8 +83,7 @@ def _type_fault(gguf: Gguf, header: GgufHeader) -> str:
     if allowed is not None and packed != allowed:
         names = ", ".join(sorted(kind.name for kind in packed)) or "no quantized tensor"
         return f"the file says {gguf.quant.value} and holds {names}"
-    # In mxfp4_moe only experts are below 8 bits, and a model may have none.
-    if allowed is None and gguf.quant is not Quant.MXFP4_MOE and not packed - {GgmlType.Q8_0}:
+    if gguf.quant not in (*FLOATS, *MAY_BE_Q8_0) and not packed - {GgmlType.Q8_0}:
         return f"the file says {gguf.quant.value} and holds no tensor below 8 bits"
     return ""
 
