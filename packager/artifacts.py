@@ -11,14 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from packager.codec import JsonObject
-
-
-class Quant(StrEnum):
-    """The weight types a build can write, from the most exact to the smallest."""
-
-    F16 = "f16"
-    Q8_0 = "q8_0"
-    Q4_K_M = "q4_k_m"
+from packager.quants import Quant as Quant  # noqa: PLC0414  # part of these artifacts
 
 
 class Dtype(StrEnum):

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from packager.artifacts import Conversation, Message, Quant
+from packager.artifacts import Conversation, Message
 from packager.events import Emit
 from packager.pipeline import BuildResult, Written, build
 from packager.plan import BuildRequest
+from packager.quants import DEFAULT_QUANTS
 from packager.sources import demo_model
 from packager.workspace import Workspace
 
@@ -63,7 +64,7 @@ def run_demo(folder: Path, *, name: str, replace: bool, emit: Emit) -> DemoResul
             title="teach it a new name with a LoRA",
         )
     request = BuildRequest(
-        base=base, adapter=adapter, output=folder / "build", quants=tuple(Quant), name=name, replace=replace
+        base=base, adapter=adapter, output=folder / "build", quants=DEFAULT_QUANTS, name=name, replace=replace
     )
     result = build(request, emit=emit)
     before = _before(base)

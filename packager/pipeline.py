@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from packager.artifacts import ChatTemplate, Check, Gguf, Modelfile, Outcome, Quant, Registered, Verdict
 from packager.codec import digest
-from packager.durable import FileDigest
+from packager.durable import FileDigest, sha256_file
 from packager.engines.ollama import OllamaServer
 from packager.errors import OllamaFailed
 from packager.events import Emit, Noted
+from packager.formats.build_folder import IMATRIX_NAME, importance_name
 from packager.formats.model_files import model_files
 from packager.formats.model_name import ModelName
 from packager.parity.gates import Gates
@@ -24,7 +26,7 @@ from packager.stages.modelfile import ModelfileJob, make_modelfile, write_modelf
 from packager.stages.register import RegisterJob, refuse_taken_name, register
 from packager.stages.templates import Target, TemplateResult, write_rewritten, write_templates
 from packager.stages.verify import Verified, VerifyJob, verify
-from packager.stages.weights import QuantizeJob, gguf_name, quantize
+from packager.stages.weights import CalibrateJob, KeptCheckpoint, QuantizeJob, calibrate, gguf_name, quantize
 from packager.template_gate import template_for_ollama
 from packager.tool_versions import tool_versions
 from packager.workspace import Workspace
@@ -52,6 +54,19 @@ class WeightsKey:
     file_stem: str
     converter: str
     versions: tuple[str, ...]
+    importance: str = ""
+    keep_hf: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportanceKey:
+    """Everything an importance matrix depends on: the file it is, or what it is computed from."""
+
+    file: tuple[FileDigest, ...]
+    inputs: tuple[FileDigest, ...] = ()
+    rows: str = ""
+    template: str = ""
+    versions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,8 +164,14 @@ def connect(request: BuildRequest, name: ModelName | None, *, emit: Emit) -> Oll
 
 
 def recommend(quants: tuple[Quant, ...], verdict: Verdict | None) -> Quant:
-    """Give the quant that NAME stands for: the smallest that passes its gates, or the most exact when none is known to."""
-    passing = [quant for quant in quants if verdict is not None and verdict.passed_for(quant)]
+    """Give the quant that NAME stands for: the smallest that passes its gates, or the most exact when none is known to.
+
+    A type for which no limit was measured is not known to be near enough.
+    """
+    checks = () if verdict is None else verdict.checks
+    unknown = ("llama.cpp", "distribution", Outcome.NOT_CHECKED)
+    open_ones = {c.subject for c in checks if (c.engine, c.name, c.outcome) == unknown}
+    passing = [q for q in quants if verdict is not None and verdict.passed_for(q) and q.value not in open_ones]
     return passing[-1] if passing else quants[0]
 
 
@@ -227,6 +248,52 @@ def weights_key(plan: Plan, template: ChatTemplate, inputs: tuple[FileDigest, ..
         file_stem=plan.file_stem,
         converter=tree.version,
         versions=tool_versions(),
+        importance=_importance_digest(plan),
+        keep_hf=digest((plan.base.dtype, plan.template.template.text)) if plan.request.keep_hf else "",
+    )
+
+
+def _importance_digest(plan: Plan) -> str:
+    """Give the digest of what an importance matrix comes from, empty without one."""
+    if plan.request.imatrix is not None:
+        return sha256_file(plan.request.imatrix)
+    return digest(tuple(row.sha256 for row in plan.calibration)) if plan.calibration else ""
+
+
+def importance_once(
+    plan: Plan, job: QuantizeJob, inputs: tuple[FileDigest, ...], workspace: Workspace, emit: Emit
+) -> Path | None:
+    """Put the importance matrix into the build folder, computed first where it comes from conversations."""
+    request = plan.request
+    if request.imatrix is not None:
+        source, target = request.imatrix, importance_name(request.imatrix)
+        return workspace.once(
+            "imatrix",
+            key=ImportanceKey(file=workspace.digest_inputs((source,))),
+            job=lambda staging: Path(shutil.copyfile(source, staging / target)),
+            kind=Path,
+            title=f"importance matrix {source.name}",
+            outputs=(target,),
+        )
+    if request.calibrate is None:
+        return None
+    dataset, text = request.calibrate.name, plan.template.template.text
+    key = ImportanceKey(
+        file=(), inputs=inputs, rows=_importance_digest(plan), template=text, versions=(*tool_versions(), dataset)
+    )
+
+    def compute(staging: Path) -> Path:
+        made = CalibrateJob(
+            pass_through=replace(job, output=staging),
+            rows=plan.calibration,
+            chat_template=text,
+            dataset=dataset,
+            output=staging / IMATRIX_NAME,
+        )
+        return calibrate(made, emit=emit)
+
+    return workspace.once(
+        "calibrate", key=key, job=compute, kind=Path, title=f"importance matrix of {dataset}", outputs=(IMATRIX_NAME,)
     )
 
 
@@ -240,21 +307,22 @@ def write_weights(
 ) -> tuple[Gguf, ...]:
     """Write every GGUF of a plan with a template in one pass, or reuse them by their receipt."""
     key = weights_key(plan, template, inputs, tree)
+    kept = KeptCheckpoint(dtype=plan.base.dtype, chat_template=plan.template.template.text)
+    wanted = QuantizeJob(
+        base=plan.base,
+        adapter=plan.adapter,
+        quants=plan.request.quants,
+        template=template,
+        name=key.name,
+        file_stem=plan.file_stem,
+        output=workspace.folder,
+        tree=tree,
+        keep_hf=kept if plan.request.keep_hf else None,
+    )
+    wanted = replace(wanted, imatrix=importance_once(plan, wanted, inputs, workspace, emit))
 
     def job(staging: Path) -> tuple[Gguf, ...]:
-        return quantize(
-            QuantizeJob(
-                base=plan.base,
-                adapter=plan.adapter,
-                quants=plan.request.quants,
-                template=template,
-                name=key.name,
-                file_stem=plan.file_stem,
-                output=staging,
-                tree=tree,
-            ),
-            emit=emit,
-        )
+        return quantize(replace(wanted, output=staging), emit=emit)
 
     title = "merge and write " + ", ".join(plan.request.quants)
     return workspace.once(

@@ -14,12 +14,21 @@ from packager.errors import InputInvalid, NoSpace, PackagerError, PlanRefused, U
 from packager.events import Emit, silent
 from packager.formats.adapter import read_adapters
 from packager.formats.checkpoint import folder_name, read_checkpoint
+from packager.formats.fine_tuned import fine_tuned
 from packager.formats.labelled_rows import LabelledRow, read_labelled_rows
 from packager.formats.model_name import DEFAULT_TAG, ModelName
 from packager.sources.hub_origin import hub_origin
 from packager.sources.llama_cpp_tree import LlamaCppTree, cached_tree
 from packager.stages.templates import TemplateResult, TemplatesJob, make_template
-from packager.stages.weights import estimate, gguf_name, peak_memory_bytes, supported_architecture
+from packager.stages.weights import (
+    HF_FOLDER,
+    checkpoint_bytes,
+    estimate,
+    gguf_name,
+    peak_memory_bytes,
+    supported_architecture,
+)
+from packager.weights.sizes import INDEX_NAME, MAX_SHARD_BYTES
 
 T = TypeVar("T")
 _SMALL_FILES_BYTES = 4 << 20  # template, Modelfile, report, receipts
@@ -47,6 +56,9 @@ class BuildRequest:
     reference_memory_bytes: int | None = None
     more_adapters: tuple[Path, ...] = ()
     dequantize_base: bool = False
+    imatrix: Path | None = None
+    calibrate: Path | None = None
+    keep_hf: bool = False
 
     @property
     def adapters(self) -> tuple[Path, ...]:
@@ -102,6 +114,7 @@ class Plan:
     file_stem: str
     template: TemplateResult
     data: tuple[LabelledRow, ...]
+    calibration: tuple[LabelledRow, ...]
     summary: PlanSummary
 
 
@@ -122,6 +135,7 @@ def make_plan(request: BuildRequest) -> Plan:
     _attempt(problems, lambda: _check_output(request.output))
     file = request.data
     data = _attempt(problems, lambda: read_labelled_rows(file, limit=request.data_rows)) if file is not None else ()
+    calibration = _attempt(problems, lambda: _calibration(request))
     if base is None:
         raise PlanRefused(tuple(problems))
     if tree is not None:
@@ -131,14 +145,12 @@ def make_plan(request: BuildRequest) -> Plan:
         job = TemplatesJob(base=base, adapter=adapter, template_file=request.template_file)
         template = _attempt(problems, lambda: make_template(job))
     stem = _file_stem(name, base, adapter)
-    files = tuple(
-        PlannedFile(name=gguf_name(stem, quant), size_bytes=size)
-        for quant, size in estimate(base, adapter, request.quants)
-    )
+    files = _attempt(problems, lambda: _files(request, base, adapter, stem)) or ()
     needed, free = _disk(request.output, files)
+    needed += _temporary_bytes(request, base, adapter)
     if needed > free:
         problems.append(_no_space(request.output, needed, free))
-    if problems or template is None or data is None:
+    if problems or template is None or data is None or calibration is None:
         raise PlanRefused(tuple(problems))
     summary = PlanSummary(
         base=base.name,
@@ -162,6 +174,7 @@ def make_plan(request: BuildRequest) -> Plan:
         file_stem=stem,
         template=template,
         data=data,
+        calibration=calibration,
         summary=summary,
     )
 
@@ -173,6 +186,36 @@ def readable_base(folder: Path, *, dequantize: bool, emit: Emit = silent) -> Pat
     from packager.weights.dequantized_base import dequantized_base
 
     return dequantized_base(folder, emit=emit)
+
+
+def _calibration(request: BuildRequest) -> tuple[LabelledRow, ...]:
+    """Read the conversations that an importance matrix is computed from; check the one that is there already."""
+    if request.imatrix is not None and request.calibrate is not None:
+        raise Usage("--imatrix and --calibrate both give an importance matrix", hint="Pass one of them.")
+    if request.imatrix is not None and not request.imatrix.is_file():
+        raise InputInvalid(f"{request.imatrix}: no such file", hint="Make one with llama-imatrix, or pass --calibrate.")
+    return read_labelled_rows(request.calibrate) if request.calibrate is not None else ()
+
+
+def _files(request: BuildRequest, base: Checkpoint, adapter: Adapter | None, stem: str) -> tuple[PlannedFile, ...]:
+    weighed = request.imatrix is not None or request.calibrate is not None
+    files = [
+        PlannedFile(name=gguf_name(stem, quant), size_bytes=size)
+        for quant, size in estimate(base, adapter, request.quants, importance=weighed)
+    ]
+    if request.keep_hf:
+        size = checkpoint_bytes(fine_tuned(base, adapter), base.dtype)
+        name = "model.safetensors" if size <= MAX_SHARD_BYTES else INDEX_NAME
+        files.append(PlannedFile(name=f"{HF_FOLDER}/{name}", size_bytes=size))
+    return tuple(files)
+
+
+def _temporary_bytes(request: BuildRequest, base: Checkpoint, adapter: Adapter | None) -> int:
+    """Give the size of the float16 file that an importance matrix is computed with, before the others are written."""
+    if request.calibrate is None:
+        return 0
+    ((_, size),) = estimate(base, adapter, (Quant.F16,))
+    return max(0, size - sum(size for _, size in estimate(base, adapter, request.quants, importance=True)))
 
 
 def build_name(text: str) -> ModelName:

@@ -14,7 +14,8 @@ import pytest
 from filelock import FileLock
 from platformdirs import user_cache_path
 
-from packager.artifacts import Gguf, Quant
+from packager.artifacts import Gguf
+from packager.quants import DEFAULT_QUANTS
 from packager.sources import demo_model
 from packager.sources.llama_cpp_tree import LlamaCppTree, find_tree
 from tests.made_ggufs import Made, make_ggufs
@@ -96,7 +97,7 @@ def tiny_build(
 
     @functools.cache
     def make(family: str) -> Made:
-        return make_ggufs(tiny(family), tiny_lora(family), tuple(Quant), tmp_path_factory.mktemp(family))
+        return make_ggufs(tiny(family), tiny_lora(family), DEFAULT_QUANTS, tmp_path_factory.mktemp(family))
 
     return make
 
@@ -136,6 +137,12 @@ def llama_perplexity() -> Path:
     if not built or not built[-1].is_file():
         pytest.fail("no llama-perplexity: run scripts/install-ollama llama-perplexity", pytrace=False)
     return built[-1]
+
+
+@pytest.fixture(scope="session")
+def llama_quantize_program(llama_perplexity: Path) -> Path:
+    """llama.cpp's own quantizing program, which is built beside its measuring one."""
+    return llama_perplexity.with_name("llama-quantize")
 
 
 @pytest.fixture(scope="session")

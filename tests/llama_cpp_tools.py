@@ -12,9 +12,8 @@ from types import TracebackType
 
 from packager.artifacts import Quant
 from packager.formats.gguf import GgufHeader, MetadataEntry, read_gguf
+from packager.quants import FILE_TYPES
 from packager.sources.llama_cpp_tree import LlamaCppTree
-
-FILE_TYPES = {Quant.Q8_0: 7, Quant.Q4_K_M: 15}
 
 
 def convert(tree: LlamaCppTree, checkpoint: Path, kind: str, output: Path) -> Path:
@@ -70,8 +69,11 @@ class ConverterProgram:
         return output
 
 
-def quantize(source: Path, output: Path, quant: Quant | None) -> Path:
-    """Run llama_model_quantize; without a quant it copies, as `llama-quantize SOURCE OUTPUT COPY` does."""
+def quantize(source: Path, output: Path, quant: Quant | None, matrix: dict[str, list[float]] | None = None) -> Path:
+    """Run llama_model_quantize; without a quant it copies, as `llama-quantize SOURCE OUTPUT COPY` does.
+
+    `matrix` has the importance of the columns by tensor, as `llama-quantize --imatrix` passes it on.
+    """
     import llama_cpp
 
     silent = llama_cpp.llama_log_callback(lambda level, text, data: None)
@@ -79,7 +81,14 @@ def quantize(source: Path, output: Path, quant: Quant | None) -> Path:
     try:
         parameters = llama_cpp.llama_model_quantize_default_params()
         parameters.only_copy = quant is None
-        parameters.ftype = FILE_TYPES.get(quant, 0)
+        parameters.ftype = FILE_TYPES[quant] if quant is not None else 0
+        entries = [
+            llama_cpp.llama_model_imatrix_data(name.encode(), (ctypes.c_float * len(values))(*values), len(values))
+            for name, values in (matrix or {}).items()
+        ]
+        if matrix is not None:
+            listed = (llama_cpp.llama_model_imatrix_data * (len(entries) + 1))(*entries)
+            parameters.imatrix = ctypes.cast(listed, ctypes.POINTER(llama_cpp.llama_model_imatrix_data))
         assert llama_cpp.llama_model_quantize(str(source).encode(), str(output).encode(), parameters) == 0
     finally:
         llama_cpp.llama_log_set(ctypes.cast(None, llama_cpp.llama_log_callback), ctypes.c_void_p(0))

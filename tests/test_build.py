@@ -13,7 +13,7 @@ import httpx
 import ollama
 import pytest
 
-from packager.artifacts import Conversation, Outcome, Quant
+from packager.artifacts import Conversation, Outcome
 from packager.chat.probes import load_probes
 from packager.codec import decode
 from packager.engines.llama_cpp import Embedded
@@ -23,6 +23,7 @@ from packager.evidence import Part
 from packager.formats.adapter import read_adapter
 from packager.formats.checkpoint import read_checkpoint
 from packager.parity.report import Report
+from packager.quants import DEFAULT_QUANTS
 from tests.run_packager import Finished, error_lines, run_packager
 
 NAME = "end-to-end"
@@ -85,7 +86,7 @@ def test_the_report_can_be_read_back_and_names_no_path(built: tuple[Path, Finish
     report = decode(Report, json.loads(text))
     assert report.verdict.passed
     assert {check.outcome for check in report.verdict.checks} == {Outcome.PASSED}
-    for quant in Quant:
+    for quant in DEFAULT_QUANTS:
         engines = {check.engine for check in report.verdict.checks if check.subject == quant.value}
         assert {"file", "llama.cpp", "ollama"} <= engines
     assert str(base.parent) not in text
@@ -205,7 +206,9 @@ def test_the_users_own_rows_are_compared_too(
     finished = run_packager("verify", out, base, adapter, "--data", data, "--json")
     assert finished.code == 0, finished.err
     lines = [check for check in json.loads(finished.out)["checks"] if check["name"] == "your data"]
-    assert [(line["subject"], line["outcome"]) for line in lines] == [(quant.value, "passed") for quant in Quant]
+    assert [(line["subject"], line["outcome"]) for line in lines] == [
+        (quant.value, "passed") for quant in DEFAULT_QUANTS
+    ]
     evidence = decode(Report, json.loads((out / "report.json").read_text())).evidence
     assert {d.part for d in evidence.distances} == set(Part)
     (yours,) = [found for found in evidence.tokenizer if found.name == "your data"]

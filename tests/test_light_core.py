@@ -1,4 +1,4 @@
-"""Reading files, planning, registering and chatting through Ollama need neither torch nor a compiler."""
+"""Reading files, registering and chatting through Ollama need neither torch nor a compiler."""
 
 from __future__ import annotations
 

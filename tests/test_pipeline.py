@@ -36,6 +36,7 @@ from packager.parity.gates import gates_from
 from packager.parity.report import REPORT_NAME
 from packager.pipeline import connect, failed, point_name, recommend, verify_once
 from packager.plan import BuildRequest
+from packager.quants import DEFAULT_QUANTS
 from packager.stages.blame import Traced
 from packager.stages.verify import Gates, Verified, VerifyJob
 from packager.tool_versions import tool_versions
@@ -70,13 +71,25 @@ def verdict(**outcomes: Outcome) -> Verdict:
     ids=["no-verdict", "all", "two", "gap", "smallest-unknown", "none", "nothing-checked", "template-failed"],
 )
 def test_the_smallest_that_passes_is_recommended_or_else_the_most_exact(found: Verdict | None, quant: str) -> None:
-    assert recommend(tuple(Quant), found) == quant
+    assert recommend(DEFAULT_QUANTS, found) == quant
+
+
+def test_a_type_without_a_measured_limit_is_not_recommended() -> None:
+    """Its structure and prompts pass, and how far it is from the reference nobody judged."""
+    known = [
+        Check(subject=quant, engine="llama.cpp", name=name, outcome=outcome, detail="")
+        for quant, distance in (("q8_0", P), ("iq2_s", N))
+        for name, outcome in (("prompts", P), ("distribution", distance))
+    ]
+    found = Verdict(checks=tuple(known), versions=())
+    assert recommend((Quant.Q8_0, Quant.IQ2_S), found) is Quant.Q8_0
+    assert recommend((Quant.IQ2_S,), found) is Quant.IQ2_S
 
 
 @settings(max_examples=60, deadline=None)
 @given(outcomes=st.dictionaries(st.sampled_from(SUBJECTS), st.sampled_from(Outcome)), built=st.sets(st.integers(0, 2)))
 def test_what_is_recommended_was_built(outcomes: dict[str, Outcome], built: set[int]) -> None:
-    quants = tuple(list(Quant)[index] for index in sorted(built | {1}))
+    quants = tuple(list(DEFAULT_QUANTS)[index] for index in sorted(built | {1}))
     chosen = recommend(quants, verdict(**outcomes))
     passing = [] if outcomes.get("template") is F else [quant for quant in quants if outcomes.get(quant.value) is P]
     assert chosen == (passing or quants[:1])[-1]
@@ -96,7 +109,7 @@ def test_a_verdict_failed_only_by_a_failed_check(found: Verdict | None, answer: 
 
 
 def request(**changes: Any) -> BuildRequest:
-    return BuildRequest(base=Path("base"), adapter=None, output=Path("out/my-build"), quants=tuple(Quant), **changes)
+    return BuildRequest(base=Path("base"), adapter=None, output=Path("out/my-build"), quants=DEFAULT_QUANTS, **changes)
 
 
 def test_no_register_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

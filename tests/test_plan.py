@@ -9,11 +9,12 @@ import pytest
 from packager.artifacts import Quant
 from packager.errors import NoSpace, PlanRefused
 from packager.plan import BuildRequest, make_plan
+from packager.quants import DEFAULT_QUANTS
 from tests.run_packager import run_packager
 
 
 def request(base: Path, adapter: Path | None, output: Path, **changes: object) -> BuildRequest:
-    values = {"base": base, "adapter": adapter, "output": output, "quants": tuple(Quant), "name": "me/packy"}
+    values = {"base": base, "adapter": adapter, "output": output, "quants": DEFAULT_QUANTS, "name": "me/packy"}
     return BuildRequest(**{**values, **changes})  # type: ignore[arg-type]
 
 
@@ -85,7 +86,7 @@ def test_imports_no_torch(tiny: Callable[[str], Path], tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from packager.artifacts import Quant\n"
         "from packager.plan import BuildRequest, make_plan\n"
         f"make_plan(BuildRequest(base=Path({str(tiny('qwen2.5'))!r}), adapter=None, output=Path('nowhere'),"
-        " quants=tuple(Quant)))\n"
+        " quants=tuple(Quant)[:3]))\n"
         "print(sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)

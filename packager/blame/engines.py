@@ -18,9 +18,9 @@ _EMBEDDED, _SERVED = "llama.cpp", "ollama"
 def rounding_fault(verdict: Verdict, quant: Quant) -> str:
     """Say that rounding alone takes a file with the right tensors too far; empty where it does not, or the engine does."""
     far = [check for check in _failed(verdict, quant, _EMBEDDED) if check.name in _DISTANCES]
-    exacter = [each for each in list(Quant)[: list(Quant).index(quant)] if _checks(verdict, each, _EMBEDDED)]
+    exacter = [each for each in list(Quant)[: list(Quant).index(quant)] if _judged(verdict, each)]
     near = [each.value for each in exacter if not _failed(verdict, each, _EMBEDDED)]
-    if not far or quant is Quant.F16 or (exacter and not near):
+    if not far or quant in (Quant.F32, Quant.F16) or (exacter and not near):
         return ""
     why = f"{near[-1]} is near enough, so this type is too coarse" if near else "there is no more exact file to compare"
     return f"every tensor is as llama.cpp rounds it; {why}; {far[0].name}: {far[0].detail}"
@@ -81,6 +81,16 @@ def _finding(
         return StageFinding(stage=stage, subject=subject, outcome=Outcome.PASSED, detail=", ".join(passed))
     detail = checks[0].detail if checks else "it was not compared"
     return StageFinding(stage=stage, subject=subject, outcome=Outcome.NOT_CHECKED, detail=detail)
+
+
+def _judged(verdict: Verdict, quant: Quant) -> bool:
+    """Whether anything was found out of a file: where no limit was measured, its distances are not checked."""
+    return any(check.outcome is not Outcome.NOT_CHECKED for check in _distances(verdict, quant))
+
+
+def _distances(verdict: Verdict, quant: Quant) -> list[Check]:
+    checks = _checks(verdict, quant, _EMBEDDED)
+    return [check for check in checks if check.name in _DISTANCES] or checks
 
 
 def _failed(verdict: Verdict, quant: Quant, engine: str) -> list[Check]:

@@ -17,6 +17,8 @@ from packager.commands import options, source_options
 @options.dequantize_base
 @options.output
 @options.quants
+@options.importance
+@options.keep_hf
 @options.name
 @options.template
 @source_options.sources
@@ -36,6 +38,9 @@ def build(
     dequantize_base: bool,
     output: Path,
     quants: tuple[Quant, ...],
+    imatrix: Path | None,
+    calibrate: Path | None,
+    keep_hf: bool,
     name: str | None,
     template_file: str | None,
     llama_cpp: Path | None,
@@ -68,6 +73,9 @@ def build(
         adapter=adapter,
         output=output,
         quants=quants,
+        imatrix=imatrix,
+        calibrate=calibrate,
+        keep_hf=keep_hf,
         name=name,
         template_file=template_file,
         llama_cpp=llama_cpp,

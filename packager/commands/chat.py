@@ -12,6 +12,7 @@ from unicodedata import category
 import click
 
 from packager.artifacts import Message, OllamaParameters, Quant
+from packager.commands import options
 from packager.errors import OllamaFailed
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ Answer = Callable[[tuple[Message, ...]], Iterator[Piece]]
     show_default=True,
     help="Who runs the model: for a folder or a .gguf file the embedded llama.cpp, for a name Ollama.",
 )
-@click.option("--quant", type=click.Choice([quant.value for quant in Quant]), help="Which quant of NAME or DIR.")
+@click.option("--quant", metavar="QUANT", type=options.QUANT, help="Which quant of NAME or DIR.")
 def chat(model: str, system: str | None, prompt: str | None, engine: str, quant: str | None) -> None:
     """Talk to a model: NAME in Ollama, or the GGUF in the build folder DIR, with no server and no network.
 

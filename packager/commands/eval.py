@@ -19,7 +19,7 @@ WORDS = ("13a", "zh", "char")
 @click.argument("model", metavar="MODEL")
 @click.argument("data", metavar="DATA", type=click.Path(path_type=Path))
 @options.output
-@click.option("--quant", type=click.Choice([quant.value for quant in Quant]), help="Which quant of MODEL.")
+@click.option("--quant", metavar="QUANT", type=options.QUANT, help="Which quant of MODEL.")
 @click.option("--reference", metavar="BASE[+ADAPTER]", help="Score this too, and compare; without it MODEL alone.")
 @click.option("--adapter", metavar="DIR", type=click.Path(path_type=Path), help="The adapter, apart from BASE.")
 @options.template

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from packager.artifacts import Quant
+from packager.quants import DEFAULT_QUANTS, quant_named
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -27,11 +28,14 @@ class QuantList(click.ParamType[tuple[Quant, ...]]):
             return value
         chosen = set()
         for word in value.split(","):
-            try:
-                chosen.add(Quant(word.strip().lower()))
-            except ValueError:
+            quant = quant_named(word)
+            if quant is None:
                 self.fail(f"{word.strip()!r} is not one of {', '.join(Quant)}", param, ctx)
+            chosen.add(quant)
         return tuple(quant for quant in Quant if quant in chosen)
+
+
+QUANT = click.Choice([quant.value for quant in Quant], case_sensitive=False)
 
 
 def base(function: F) -> F:
@@ -106,9 +110,36 @@ def quants(function: F) -> F:
         "--quant",
         "quants",
         type=QuantList(),
-        default=",".join(Quant),
+        default=",".join(DEFAULT_QUANTS),
         show_default=True,
-        help="Weight types to write, separated by commas.",
+        help="Weight types to write, separated by commas: any of llama.cpp's, by its name (docs/quants.md).",
+    )(function)
+
+
+def importance(function: F) -> F:
+    """Add --imatrix FILE and --calibrate FILE: how much each column of a weight counts when it is rounded."""
+    for option in (
+        click.option(
+            "--calibrate",
+            metavar="FILE",
+            type=click.Path(path_type=Path),
+            help="Compute the importance matrix from your own conversations, a .jsonl file with answers.",
+        ),
+        click.option(
+            "--imatrix",
+            metavar="FILE",
+            type=click.Path(path_type=Path),
+            help="Importance matrix of llama.cpp for the quantized types (docs/quants.md).",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def keep_hf(function: F) -> F:
+    """Add --keep-hf."""
+    return click.option(
+        "--keep-hf", is_flag=True, help="Write the merged Hugging Face checkpoint as well, into DIR/hf."
     )(function)
 
 

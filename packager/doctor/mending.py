@@ -21,6 +21,7 @@ from packager.errors import InputInvalid
 from packager.formats.build_folder import MODELFILE_NAME
 from packager.formats.model_name import DEFAULT_TAG, ModelName
 from packager.formats.modelfile import PLAIN_SKELETON, render_modelfile
+from packager.quants import FLOATS, NEED_IMPORTANCE, quant_of_file_type
 
 _ABOUT = "# Written by packager doctor: what is mended, and the rest as it was."
 _PROMPTS = (Organ.TEMPLATE, Organ.SYSTEM, Organ.BOS)
@@ -92,6 +93,7 @@ def _build(case: Case) -> str:
     ours = name.tag in (DEFAULT_TAG, *Quant)
     if name.tag in list(Quant):
         quant = Quant(name.tag)
+        template += ["--calibrate", "DATA.jsonl"] if quant in NEED_IMPORTANCE else []
     bare = str(name.with_tag(DEFAULT_TAG)).removesuffix(f":{DEFAULT_TAG}")
     wanted = bare if ours else f"{bare}-{name.tag}"
     tail = ["-o", f"{name.model}-mended", "--quant", quant.value, "--name", wanted, "--replace", *template]
@@ -102,10 +104,11 @@ def _build(case: Case) -> str:
 
 
 def _nearest(patient: Patient) -> Quant:
-    number = patient.value("general.file_type")
-    if number in (0, 1, 32):
+    """Give the default type nearest to the one it has: a build needs no importance matrix for those."""
+    quant = quant_of_file_type(patient.value("general.file_type"))
+    if quant in FLOATS:
         return Quant.F16
-    return Quant.Q8_0 if number in (7, 18) else Quant.Q4_K_M
+    return Quant.Q8_0 if quant in (Quant.Q8_0, Quant.Q6_K) else Quant.Q4_K_M
 
 
 def _modelfile(case: Case) -> str | None:

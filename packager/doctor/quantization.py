@@ -11,14 +11,8 @@ from packager.doctor.case import Patient
 from packager.doctor.finding import Examined, Finding, Healthy, NotChecked, Organ, Severity
 from packager.formats.gguf import GgufHeader
 from packager.formats.model_name import ModelName
+from packager.quants import FLOATS, MAY_BE_Q8_0, quant_of_file_type
 
-# llama.cpp include/llama.h, enum llama_ftype
-FILE_TYPES = {
-    0: "f32", 1: "f16", 2: "q4_0", 3: "q4_1", 7: "q8_0", 8: "q5_0", 9: "q5_1", 10: "q2_k", 11: "q3_k_s", 12: "q3_k_m",
-    13: "q3_k_l", 14: "q4_k_s", 15: "q4_k_m", 16: "q5_k_s", 17: "q5_k_m", 18: "q6_k", 19: "iq2_xxs", 20: "iq2_xs",
-    21: "q2_k_s", 22: "iq3_xs", 23: "iq3_xxs", 24: "iq1_s", 25: "iq4_nl", 26: "iq3_s", 27: "iq3_m", 28: "iq2_s", 29: "iq2_m",
-    30: "iq4_xs", 31: "iq1_m", 32: "bf16", 36: "tq1_0", 37: "tq2_0", 38: "mxfp4_moe",
-}  # fmt: skip
 _ALIASES = {"fp16": "f16", "fp32": "f32"}
 _PROMISE = re.compile(
     r"(?<![a-z0-9])(iq[1-4]_(?:xxs|xs|s|m|nl)|q[2-8]_(?:k(?:_(?:xl|[sml]))?|[01])|(?:f|fp|bf)(?:16|32))(?![a-z0-9_])"
@@ -26,7 +20,6 @@ _PROMISE = re.compile(
 # Names of mixtures whose header says another one of the family: q4_k is an old name of q4_k_m, q6_k_l and q4_k_xl have none.
 _LOOSE = re.compile(r"(q[2-8]_k)(?:_x?l)?")
 _PURE = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0")
-_FLOATS = ("f32", "f16", "bf16")
 # Below this a model of up to 3 billion weights is known to fall apart; 4 bits cost SmolLM2-135M 0.05 to 0.14 nats of KL.
 # Source: docs/gates.md, q4_k_m.
 _LEAST_BITS, _SMALL_WEIGHTS = 3.9, 3_000_000_000
@@ -35,11 +28,12 @@ _LEAST_BITS, _SMALL_WEIGHTS = 3.9, 3_000_000_000
 def examine_quantization(patient: Patient) -> Examined:
     """Compare the type that the name promises, the one that the header says and the ones that the tensors have."""
     number = patient.value("general.file_type")
-    said = FILE_TYPES.get(number) if isinstance(number, int) else None
-    if said is None:
+    quant = quant_of_file_type(number)
+    if quant is None:
         why = f"general.file_type is {number}, which is not known here"
         return Examined(not_checked=(NotChecked(organ=Organ.QUANTIZATION, why=why),))
-    findings, what = [], f"{said}"
+    said = quant.value
+    findings, what = [], said
     promised = _promised(patient)
     if promised is not None and not promise_kept(promised, said):
         findings.append(_label(patient, promised, said))
@@ -90,11 +84,13 @@ def _held(header: GgufHeader) -> tuple[str, float, float]:
 
 def _fits(said: str, main: str, header: GgufHeader) -> bool:
     """Whether the weights can be those of such a file; in mixtures most may be of a neighbour, where rows do not divide."""
-    if said in _FLOATS or main in _FLOATS:
-        return said in _FLOATS and main in _FLOATS
+    if said in FLOATS or main in FLOATS:
+        return said in FLOATS and main in FLOATS
+    if said in MAY_BE_Q8_0 and main == "q8_0":
+        return True
     if said in _PURE:
         return said == main
-    return any(tensor.type.name.lower() not in (*_FLOATS, "q8_0") for tensor in header.tensors)
+    return any(tensor.type.name.lower() not in (*FLOATS, "q8_0") for tensor in header.tensors)
 
 
 def _label(patient: Patient, promised: str, said: str) -> Finding:

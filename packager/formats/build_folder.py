@@ -9,10 +9,10 @@ from packager.artifacts import Gguf, Modelfile, Quant
 from packager.errors import InputInvalid, Usage
 from packager.formats.gguf import read_gguf
 from packager.formats.modelfile import parse_modelfile
+from packager.quants import quant_of_file_type
 
 MODELFILE_NAME = "Modelfile"
-# llama.h, enum llama_ftype
-_FILE_TYPES = {1: Quant.F16, 7: Quant.Q8_0, 15: Quant.Q4_K_M}
+IMATRIX_NAME = "imatrix.gguf"  # a GGUF file, and no model
 
 
 def find_ggufs(folder: Path) -> tuple[Gguf, ...]:
@@ -25,7 +25,7 @@ def find_ggufs(folder: Path) -> tuple[Gguf, ...]:
     if not folder.is_dir():
         raise InputInvalid(f"{folder}: no such folder", hint="packager build BASE ADAPTER -o DIR")
     found: dict[Quant, Gguf] = {}
-    for path in sorted(folder.glob("*.gguf")):
+    for path in _models(folder):
         gguf = describe_gguf(path)
         if gguf.quant in found:
             raise InputInvalid(
@@ -38,6 +38,15 @@ def find_ggufs(folder: Path) -> tuple[Gguf, ...]:
     return tuple(found[quant] for quant in Quant if quant in found)
 
 
+def importance_name(source: Path) -> str:
+    """Give the name that a copy of an importance matrix has in a build folder: `imatrix.gguf`, or `imatrix.dat`."""
+    return IMATRIX_NAME if source.suffix == ".gguf" else "imatrix.dat"
+
+
+def _models(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.gguf") if path.name != IMATRIX_NAME)
+
+
 def describe_gguf(path: Path) -> Gguf:
     """Give one GGUF file's quant and digest.
 
@@ -46,10 +55,11 @@ def describe_gguf(path: Path) -> Gguf:
     """
     header = read_gguf(path)
     number = next((entry.value for entry in header.metadata if entry.key == "general.file_type"), None)
-    quant = _FILE_TYPES.get(number) if isinstance(number, int) else None
+    quant = quant_of_file_type(number)
     if quant is None:
-        names = ", ".join(Quant)
-        raise InputInvalid(f"{path}: general.file_type is {number}, not one of {names}", hint="packager quantize SRC")
+        raise InputInvalid(
+            f"{path}: general.file_type is {number}, which no build writes", hint="packager quantize SRC -o DIR"
+        )
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return Gguf(path=path, quant=quant, sha256=sha256, size_bytes=path.stat().st_size)
@@ -67,7 +77,7 @@ def choose_gguf(folder: Path, quant: Quant | None, *, command: str) -> Path:
         InputInvalid: There is none, or the Modelfile cannot be read.
         Usage: There are several.
     """
-    files = sorted(folder.glob("*.gguf"))
+    files = _models(folder)
     modelfile = read_modelfile(folder) if quant is None else None
     if quant is not None:
         files = [file for file in files if file.stem.upper().endswith(f"-{quant.value.upper()}")]

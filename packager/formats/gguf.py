@@ -81,6 +81,9 @@ class GgmlType(IntEnum):
     TQ1_0 = 34
     TQ2_0 = 35
     MXFP4 = 39
+    NVFP4 = 40
+    Q1_0 = 41
+    Q2_0 = 42
 
 
 # (elements, bytes) of one block; llama.cpp ggml/src/ggml-common.h
@@ -115,6 +118,9 @@ GGML_TYPE_SIZES: dict[GgmlType, tuple[int, int]] = {
     GgmlType.TQ1_0: (256, 54),
     GgmlType.TQ2_0: (256, 66),
     GgmlType.MXFP4: (32, 17),
+    GgmlType.NVFP4: (64, 36),
+    GgmlType.Q1_0: (128, 18),
+    GgmlType.Q2_0: (64, 18),
 }
 
 _SCALARS = {

@@ -8,6 +8,7 @@ from packager.parity.answers import AnswerMatch
 from packager.parity.gates import QuantGates
 from packager.parity.logits import NOT_A_NUMBER, finite
 
+_NO_LIMIT = "no limit was measured for this type (docs/gates.md): set one with --gate"
 _SHOWN = 4  # measures on the line of a check that passed; report.json has them all
 
 
@@ -45,7 +46,12 @@ def first_token_check(mean_kl: float, gates: QuantGates, *, subject: str, engine
 
 
 def _distribution(
-    found: PartDistance, name: str, *, mean_kl: float, top1: float | None = None, perplexity: float | None = None
+    found: PartDistance,
+    name: str,
+    *,
+    mean_kl: float | None,
+    top1: float | None = None,
+    perplexity: float | None = None,
 ) -> Check:
     measures = (
         measure("mean KL", found.mean_kl, "nats", mean_kl),
@@ -78,17 +84,24 @@ def answers_check(matches: tuple[AnswerMatch, ...], gates: QuantGates, *, subjec
     if worst.detail:
         detail += f"; {worst.conversation}: {worst.detail} (margin {worst.margin_nats:.2g} nats"
         detail += f", at most {gates.answer_margin:g})" if check.outcome is Outcome.FAILED else ")"
+    if check.outcome is Outcome.NOT_CHECKED:
+        detail += f"; {_NO_LIMIT}"
     return Check(
         subject=subject, engine=engine, name="answers", outcome=check.outcome, detail=detail, measures=check.measures
     )
 
 
 def gated(measures: tuple[Measure, ...], *, subject: str, engine: str, name: str) -> Check:
-    """Make a line of a verdict from measures: failed when one breaks its limit, which the line then names."""
+    """Make a line of a verdict from measures: failed when one breaks its limit, which the line then names.
+
+    Where none of them has a limit, they are shown and nothing was checked.
+    """
     broken = [found for found in measures if not within(found)]
     shown = broken or [found for found in measures if found.unit != "tokens"][:_SHOWN]
     detail = ", ".join(_shown(found) for found in shown)
     outcome = Outcome.FAILED if broken else Outcome.PASSED
+    if all(found.limit is None for found in measures):
+        outcome, detail = Outcome.NOT_CHECKED, f"{detail}; {_NO_LIMIT}"
     return Check(subject=subject, engine=engine, name=name, outcome=outcome, detail=detail, measures=measures)
 
 

@@ -96,7 +96,8 @@ def _fault(answered: Answered, spoken: ServedAnswer, truth: Truth, gates: QuantG
     if not spoken.content.startswith(answer.text):
         return ""
     match = match_answer(answered.conversation.id, answer, spoken.content, truth)
-    if spoken.content != answer.text and match.margin_nats <= gates.answer_margin:
+    undecided = gates.answer_margin is None or match.margin_nats <= gates.answer_margin
+    if spoken.content != answer.text and undecided:
         return ""
     return f"the reference ends after {len(answer.ids)} tokens, Ollama after {spoken.answer_tokens} ({spoken.end})"
 

@@ -14,9 +14,9 @@ from packager.durable import sha256_file
 from packager.errors import InputInvalid
 from packager.formats.gguf import GgmlType, GgufHeader, read_gguf
 from packager.parity.differences import text_difference
+from packager.quants import FILE_TYPES, FLOATS, MAY_BE_Q8_0
 
 # llama.cpp include/llama.h, enum llama_ftype
-_FILE_TYPES = {Quant.F16: 1, Quant.Q8_0: 7, Quant.Q4_K_M: 15}
 _WHOLE = frozenset({GgmlType.F32, GgmlType.F16, GgmlType.BF16})
 # Architectures whose converter writes every weight once, and no other.
 _ONE_TO_ONE = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
@@ -76,15 +76,15 @@ def _damage(gguf: Gguf) -> tuple[str, GgufHeader | None]:
 
 def _type_fault(gguf: Gguf, header: GgufHeader) -> str:
     number = header.value("general.file_type")
-    if number != _FILE_TYPES[gguf.quant]:
-        return f"general.file_type is {number}; {gguf.quant.value} is {_FILE_TYPES[gguf.quant]}"
+    if number != FILE_TYPES[gguf.quant]:
+        return f"general.file_type is {number}; {gguf.quant.value} is {FILE_TYPES[gguf.quant]}"
     packed = {tensor.type for tensor in header.tensors} - _WHOLE
-    allowed = {Quant.F16: set[GgmlType](), Quant.Q8_0: {GgmlType.Q8_0}}.get(gguf.quant)
+    allowed = {Quant.Q8_0: {GgmlType.Q8_0}}.get(gguf.quant) if gguf.quant not in FLOATS else set[GgmlType]()
     if allowed is not None and packed != allowed:
         names = ", ".join(sorted(kind.name for kind in packed)) or "no quantized tensor"
         return f"the file says {gguf.quant.value} and holds {names}"
-    if gguf.quant is Quant.Q4_K_M and not packed - {GgmlType.Q8_0}:
-        return "the file says q4_k_m and holds no tensor below 8 bits"
+    if gguf.quant not in (*FLOATS, *MAY_BE_Q8_0) and not packed - {GgmlType.Q8_0}:
+        return f"the file says {gguf.quant.value} and holds no tensor below 8 bits"
     return ""
 
 

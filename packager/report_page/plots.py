@@ -35,7 +35,7 @@ class Point:
     engine: str
     x: float
     y: float
-    limit_y: float
+    limit_y: float | None
     size_text: str
     kl_text: str
     limit_text: str
@@ -89,7 +89,7 @@ def kl_plot(report: Report) -> KlPlot | None:
     ]
     if not found:
         return None
-    low, high = _decades([number for _, _, value, limit in found for number in (value, limit)])
+    low, high = _decades([number for _, _, *pair in found for number in pair if number is not None])
     widest = max(gguf.size_bytes for gguf, *_ in found) * 1.12 or 1.0
     points = []
     for gguf, engine, value, limit in found:
@@ -99,11 +99,11 @@ def kl_plot(report: Report) -> KlPlot | None:
                 engine=engine,
                 x=_round(_LEFT + (_KL_RIGHT - _LEFT) * gguf.size_bytes / widest),
                 y=_height(value, low, high),
-                limit_y=_height(limit, low, high),
+                limit_y=_height(limit, low, high) if limit is not None else None,
                 size_text=size(gguf.size_bytes),
                 kl_text=nats(value),
-                limit_text=nats(limit),
-                kept=is_number(value) and value <= limit,
+                limit_text=nats(limit) if limit is not None else "",
+                kept=is_number(value) and (limit is None or value <= limit),
                 beyond=not is_number(value),
             )
         )

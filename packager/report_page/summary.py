@@ -198,16 +198,16 @@ def _equal_answers(report: Report, subject: str, engine: str) -> Figure:
     return Figure() if equal is None else Figure(text=f"{equal:.0f}", broken=broken)
 
 
-def _at_most(value: float | None, limit: float, written: Callable[[float], str]) -> Figure:
-    if value is None:
-        return Figure()
+def _at_most(value: float | None, limit: float | None, written: Callable[[float], str]) -> Figure:
+    if value is None or limit is None:
+        return Figure() if value is None else Figure(text=written(value))
     kept = is_number(value) and value <= limit
     return Figure(text=written(value), limit=f"≤ {limit:g}", broken=not kept)
 
 
-def _at_least(value: float | None, limit: float) -> Figure:
-    if value is None:
-        return Figure()
+def _at_least(value: float | None, limit: float | None) -> Figure:
+    if value is None or limit is None:
+        return Figure() if value is None else Figure(text=share(value))
     kept = is_number(value) and value >= limit
     return Figure(text=share(value), limit=f"≥ {share(limit)}", broken=not kept)
 

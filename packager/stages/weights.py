@@ -7,7 +7,8 @@ torch and the converter are imported when a job runs; sizes and support are answ
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,14 +17,27 @@ from packager.errors import InputInvalid
 from packager.events import Advanced, Emit, silent
 from packager.formats.fine_tuned import fine_tuned
 from packager.formats.gguf import GgmlType, MetadataEntry, ValueType
+from packager.formats.labelled_rows import LabelledRow
+from packager.quants import FILE_TYPES, FLOATS
 from packager.sources.llama_cpp_tree import LlamaCppTree
 
 if TYPE_CHECKING:
+    from packager.weights.checkpoint_output import CheckpointOutput
     from packager.weights.converter import Conversion
     from packager.weights.gguf_output import GgufOutput
+    from packager.weights.merged import MergedTensors
     from packager.weights.stream import BlockStream
 
+HF_FOLDER = "hf"
 _QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptCheckpoint:
+    """The merged checkpoint beside the GGUF files: how floats are stored, and its chat template, None for the base's own."""
+
+    dtype: Dtype
+    chat_template: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +53,8 @@ class QuantizeJob:
         file_stem: Files are `{file_stem}-{QUANT}.gguf`.
         output: A folder that exists; files appear in it under their name when they are complete.
         tree: The converter.
+        imatrix: An importance matrix of this model, in either of llama.cpp's formats; None without one.
+        keep_hf: The merged checkpoint to write as well, below `HF_FOLDER` in `output`; None for none.
     """
 
     base: Checkpoint
@@ -49,6 +65,8 @@ class QuantizeJob:
     file_stem: str
     output: Path
     tree: LlamaCppTree
+    imatrix: Path | None = None
+    keep_hf: KeptCheckpoint | None = None
 
 
 def quantize(job: QuantizeJob, *, emit: Emit = silent, threads: int | None = None) -> tuple[Gguf, ...]:
@@ -63,7 +81,9 @@ def quantize(job: QuantizeJob, *, emit: Emit = silent, threads: int | None = Non
         The files, in the order of `job.quants`, with their sha256.
 
     Raises:
-        InputInvalid: A value is not finite, or does not fit; the tensor is named. No file is left.
+        InputInvalid: A value is not finite, or does not fit; the tensor is named. The importance matrix is another model's.
+            No file is left.
+        Usage: A quant needs an importance matrix, and there is none.
         Unsupported: llama.cpp does not know the architecture.
         NoSpace: The disk is full.
         ToolMissing: llama-cpp-python or the converter is not usable.
@@ -72,28 +92,58 @@ def quantize(job: QuantizeJob, *, emit: Emit = silent, threads: int | None = Non
 
     from packager.weights.converter import Conversion
     from packager.weights.gguf_metadata import with_template
+    from packager.weights.importance import importance_for
     from packager.weights.merged import MergedTensors, single_threaded_torch
+    from packager.weights.output_types import output_types
     from packager.weights.stream import BlockStream, usable_cores
 
     with single_threaded_torch(), torch.inference_mode(), MergedTensors(job.base, job.adapter) as merged:
         conversion = Conversion(job.base, merged, job.tree)
-        types = _types(conversion, job.quants)
+        importance = importance_for(job.imatrix, [(tensor.name, tensor.shape) for tensor in conversion.tensors])
+        types = output_types(conversion, job.quants, importance)
 
         def wanted(name: str) -> frozenset[GgmlType]:
             return frozenset(types[quant][name] for quant in job.quants)
 
-        with BlockStream(conversion.tensors, merged, wanted, threads or usable_cores()) as stream:
+        with (
+            _kept(job, merged) as kept,
+            BlockStream(conversion.tensors, merged, wanted, threads or usable_cores(), importance) as stream,
+        ):
             # The kernels are at work from here on, while the tokenizer is read.
             metadata = with_template(conversion.metadata(job.name), job.template)
             outputs: list[GgufOutput] = []
             try:
                 for quant in job.quants:
-                    outputs.append(_output(job, quant, metadata, conversion, types[quant]))
-                return _write(stream, outputs, emit)
+                    keys = importance.metadata() if importance is not None and quant not in FLOATS else ()
+                    outputs.append(_output(job, quant, metadata + keys, conversion, types[quant]))
+                made = _write(stream, outputs, emit)
+                _finish_kept(job, kept)
+                return made
             except BaseException:
                 for output in outputs:
                     output.discard()
                 raise
+
+
+def _kept(job: QuantizeJob, merged: MergedTensors) -> AbstractContextManager[CheckpointOutput | None]:
+    """Open the merged checkpoint, which takes every block that the pass reads."""
+    from packager.weights.checkpoint_output import CheckpointOutput
+
+    if job.keep_hf is None:
+        return nullcontext()
+    folder = job.output / HF_FOLDER
+    folder.mkdir(exist_ok=True)
+    return CheckpointOutput(merged, job.keep_hf.dtype, folder)
+
+
+def _finish_kept(job: QuantizeJob, kept: CheckpointOutput | None) -> None:
+    from packager.weights.checkpoint_files import write_checkpoint_files
+
+    if kept is not None and job.keep_hf is not None:
+        kept.finish()
+        write_checkpoint_files(
+            job.base, job.keep_hf.dtype, job.keep_hf.chat_template, job.output / HF_FOLDER, adapter=job.adapter
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,11 +186,65 @@ def merge(job: MergeJob, *, emit: Emit = silent) -> tuple[Path, ...]:
     return (*weights, *files)
 
 
-def estimate(base: Checkpoint, adapter: Adapter | None, quants: tuple[Quant, ...]) -> tuple[tuple[Quant, int], ...]:
-    """Give the expected size of each GGUF in bytes, within 5 %; only a vocabulary or a tie that the adapter changes matters."""
+def estimate(
+    base: Checkpoint, adapter: Adapter | None, quants: tuple[Quant, ...], *, importance: bool = False
+) -> tuple[tuple[Quant, int], ...]:
+    """Give the expected size of each GGUF in bytes, within 5 %; of an adapter, only a changed vocabulary or tie matters.
+
+    Raises:
+        Usage: A quant needs an importance matrix, and there is none.
+        Unsupported: llama.cpp cannot write the model in that type.
+        ToolMissing: llama-cpp-python is not installed.
+    """
     from packager.weights.sizes import estimated_sizes
 
-    return estimated_sizes(fine_tuned(base, adapter), quants)
+    return estimated_sizes(fine_tuned(base, adapter), quants, importance=importance)
+
+
+def checkpoint_bytes(base: Checkpoint, dtype: Dtype) -> int:
+    """Give the size of the merged checkpoint's tensors in bytes."""
+    from packager.weights.sizes import stored_bytes
+
+    return sum(stored_bytes(tensor, dtype) for tensor in base.tensors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrateJob:
+    """An importance matrix to compute.
+
+    Attributes:
+        pass_through: The model, as it is quantized; its `quants` are not written.
+        rows: Conversations with the answers they expect, rendered with `chat_template`.
+        chat_template: The canonical text.
+        dataset: What the matrix says it was computed on.
+        output: The file to write, in a folder that also holds the model in float16 meanwhile.
+    """
+
+    pass_through: QuantizeJob
+    rows: tuple[LabelledRow, ...]
+    chat_template: str
+    dataset: str
+    output: Path
+
+
+def calibrate(job: CalibrateJob, *, emit: Emit = silent) -> Path:
+    """Compute an importance matrix with llama.cpp from conversations, and give the file.
+
+    Raises:
+        InputInvalid: A row cannot be rendered, there is too little text, or an activation is not finite.
+        Unsupported: llama.cpp cannot evaluate the model.
+    """
+    from packager.chat.calibration_texts import rendered
+    from packager.weights.calibration import calibrate as compute
+
+    texts = rendered(job.rows, job.chat_template, job.pass_through.base)
+    temporary = replace(job.pass_through, quants=(Quant.F16,), imatrix=None, keep_hf=None)
+    (f16,) = quantize(temporary, emit=emit)
+    try:
+        compute(f16.path, texts, job.output, dataset=job.dataset, emit=emit)
+    finally:
+        f16.path.unlink(missing_ok=True)
+    return job.output
 
 
 def peak_memory_bytes(base: Checkpoint) -> int:
@@ -174,18 +278,6 @@ def gguf_name(file_stem: str, quant: Quant) -> str:
     return f"{file_stem}-{quant.value.upper()}.gguf"
 
 
-def _types(conversion: Conversion, quants: tuple[Quant, ...]) -> dict[Quant, dict[str, GgmlType]]:
-    from packager.weights.tensor_types import quant_types
-
-    listed = [(tensor.name, tensor.shape, tensor.f32_type) for tensor in conversion.tensors]
-    return {
-        quant: {tensor.name: tensor.f16_type for tensor in conversion.tensors}
-        if quant is Quant.F16
-        else quant_types(conversion.facts, listed, quant)
-        for quant in quants
-    }
-
-
 def _output(
     job: QuantizeJob,
     quant: Quant,
@@ -194,7 +286,6 @@ def _output(
     types: dict[str, GgmlType],
 ) -> GgufOutput:
     from packager.weights.gguf_output import GgufOutput
-    from packager.weights.tensor_types import FILE_TYPES
 
     # llama.cpp's quantizer removes these two and appends them again; so they stand last in a file that COPY keeps.
     numbers = {"general.quantization_version": _QUANTIZATION_VERSION, "general.file_type": FILE_TYPES[quant]}

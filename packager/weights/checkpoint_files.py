@@ -21,6 +21,7 @@ _COPIED = (
     "vocab.txt",
     "merges.txt",
 )
+_CARD = "README.md"
 _CONFIG = "config.json"
 _GENERATION = "generation_config.json"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -51,6 +52,8 @@ def write_checkpoint_files(
     for name in names:
         if (tokenizer / name).is_file():
             written.append(_copy(tokenizer / name, output / name))
+    if (base.folder / _CARD).is_file():  # a GGUF made of the merged folder takes its licence and tags from it
+        written.append(_copy(base.folder / _CARD, output / _CARD))
     if base.license_file is not None:
         written.append(_copy(base.license_file, output / base.license_file.name))
     if chat_template is not None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +22,7 @@ from packager.artifacts import Dtype
 from packager.errors import InputInvalid
 from packager.weights.gguf_output import disk_errors
 from packager.weights.merged import MergedTensors, byte_view, is_finite, matrix_shape, row_blocks
-
-MAX_SHARD_BYTES = 5_000_000_000
-INDEX_NAME = "model.safetensors.index.json"
+from packager.weights.sizes import INDEX_NAME, MAX_SHARD_BYTES
 
 _NAMES = {
     torch.float64: "F64",
@@ -86,17 +85,117 @@ def write_checkpoint_weights(
         InputInvalid: A value is not finite, or is not in `dtype`; the tensor is named.
         NoSpace: The disk is full.
     """
-    shards = _shards(planned_tensors(merged, dtype), max_shard_bytes)
-    single = len(shards) == 1
-    names = ["model.safetensors"] if single else [_shard_name(index, len(shards)) for index in range(len(shards))]
-    paths = [output / name for name in names]
-    for path, shard in zip(paths, shards, strict=True):
-        _write_shard(path, merged, shard, advance)
-    if not single:
-        index = output / INDEX_NAME
-        write_durably(index, _index_text(names, shards))
-        paths.append(index)
-    return tuple(paths)
+    with CheckpointOutput(merged, dtype, output, advance=advance, max_shard_bytes=max_shard_bytes) as files:
+        return files.finish()
+
+
+class CheckpointOutput:
+    """The files being written while somebody else reads the merged tensors: every block that is read goes into its place.
+
+    Which block comes when does not matter, nor whether one comes twice. What nobody read by `finish` is read then. Use it in a
+    `with` statement: without `finish` nothing is left.
+
+    Args:
+        merged: The tensors; this becomes its observer.
+        dtype: How floats are stored.
+        output: A folder that exists.
+        advance: Called with the number of bytes just written and the tensor they belong to.
+        max_shard_bytes: Most tensor bytes in one file.
+    """
+
+    def __init__(
+        self,
+        merged: MergedTensors,
+        dtype: Dtype,
+        output: Path,
+        *,
+        advance: Callable[[int, str], None] = lambda size, name: None,
+        max_shard_bytes: int = MAX_SHARD_BYTES,
+    ) -> None:
+        self._merged, self._output, self._advance = merged, output, advance
+        self._shards = _shards(planned_tensors(merged, dtype), max_shard_bytes)
+        count = len(self._shards)
+        self._names = ["model.safetensors"] if count == 1 else [_shard_name(index, count) for index in range(count)]
+        self._files: list[int] = []
+        self._places: dict[str, _Place] = {}
+        self._written: set[tuple[str, int]] = set()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> CheckpointOutput:
+        for name, shard in zip(self._names, self._shards, strict=True):
+            partial = self._partial(name)
+            header = _shard_header(shard)
+            with disk_errors(partial):
+                file = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
+                self._files.append(file)
+                os.pwrite(file, header, 0)
+            offset = len(header)
+            for tensor in shard:
+                self._places[tensor.name] = _Place(tensor=tensor, file=file, path=partial, offset=offset)
+                offset += tensor.size_bytes
+        self._merged.observer = self.take
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._merged.observer = None
+        for file in self._files:
+            os.close(file)
+        for name in self._names:
+            self._partial(name).unlink(missing_ok=True)
+
+    def take(self, name: str, first: int, block: torch.Tensor) -> None:
+        """Write one block of rows; from any number of threads.
+
+        Raises:
+            InputInvalid: A value does not fit the type; the tensor is named.
+            NoSpace: The disk is full.
+        """
+        place = self._places[name]
+        stored = block.to(place.tensor.dtype)
+        if not is_finite(stored):
+            kind = _NAMES[place.tensor.dtype]
+            hint = "Write it as float32 or bfloat16: --dtype bfloat16."
+            raise InputInvalid(f"tensor {name} has a value that {kind} does not hold", hint=hint)
+        view = byte_view(stored.contiguous())
+        size, at = len(view), place.offset + first * matrix_shape(place.tensor.shape)[1] * place.tensor.dtype.itemsize
+        with disk_errors(place.path):
+            while view:
+                count = os.pwrite(place.file, view, at)
+                view, at = view[count:], at + count
+        with self._lock:
+            if (name, first) not in self._written:
+                self._written.add((name, first))
+                self._advance(size, name)
+
+    def finish(self) -> tuple[Path, ...]:
+        """Read what is missing, and give the files their names once they are complete and on disk."""
+        for place in self._places.values():
+            for first, end in row_blocks(*matrix_shape(place.tensor.shape)):
+                if (place.tensor.name, first) not in self._written:
+                    self._merged.rows(place.tensor.name, first, end)
+        paths = [self._output / name for name in self._names]
+        for file, path in zip(self._files, paths, strict=True):
+            with disk_errors(path):
+                os.fsync(file)
+                self._partial(path.name).replace(path)
+        if len(paths) > 1:
+            index = self._output / INDEX_NAME
+            write_durably(index, _index_text(self._names, self._shards))
+            paths.append(index)
+        return tuple(paths)
+
+    def _partial(self, name: str) -> Path:
+        return self._output / f"{name}.partial"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """Where a tensor's bytes go."""
+
+    tensor: PlannedTensor
+    file: int
+    path: Path
+    offset: int
 
 
 def write_durably(path: Path, text: str) -> None:
@@ -108,35 +207,6 @@ def write_durably(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-
-
-def _write_shard(
-    path: Path, merged: MergedTensors, shard: list[PlannedTensor], advance: Callable[[int, str], None]
-) -> None:
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with disk_errors(partial), partial.open("wb") as file:
-            file.write(_shard_header(shard))
-            for tensor in shard:
-                for block in _blocks(merged, tensor):
-                    file.write(block)
-                    advance(len(block), tensor.name)
-            file.flush()
-            os.fsync(file.fileno())
-        with disk_errors(partial):
-            partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _blocks(merged: MergedTensors, tensor: PlannedTensor) -> Iterator[memoryview]:
-    rows, columns = matrix_shape(tensor.shape)
-    for first, end in row_blocks(rows, columns):
-        block = merged.rows(tensor.name, first, end).to(tensor.dtype)
-        if not is_finite(block):
-            hint = "Write it as float32 or bfloat16: --dtype bfloat16."
-            raise InputInvalid(f"tensor {tensor.name} has a value that {_NAMES[tensor.dtype]} does not hold", hint=hint)
-        yield byte_view(block.contiguous())
 
 
 def _shards(tensors: tuple[PlannedTensor, ...], limit: int) -> list[list[PlannedTensor]]:

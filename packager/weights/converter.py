@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from packager.artifacts import Adapter, Checkpoint
+from packager.artifacts import Adapter, Checkpoint, Quant
 from packager.errors import InputInvalid, Unsupported
 from packager.formats.fine_tuned import changed_config, tokenizer_folder
 from packager.formats.gguf import GgmlType, MetadataEntry
@@ -76,9 +76,10 @@ class Conversion:
 
     def __init__(self, base: Checkpoint, merged: MergedTensors, tree: LlamaCppTree) -> None:
         self._base = base
+        self._adapter = merged.adapter
         self._tree = tree
         with converter_modules(tree) as gguf:
-            made = _model_class(base, merged)
+            self._made = made = _model_class(base, merged)
             with _translated(base):
                 f32 = _instance(made, base, merged.adapter, gguf.LlamaFileType.ALL_F32)
                 self._model = _instance(made, base, merged.adapter, gguf.LlamaFileType.MOSTLY_F16)
@@ -88,6 +89,16 @@ class Conversion:
         self.facts = _facts(f32.gguf_writer)
         self.tensors = _paired(base, f32.gguf_writer.tensors[0], self._model.gguf_writer.tensors[0])
         _refuse_lost_output(base, merged.adapter, self.tensors)
+
+    def float_types(self, quant: Quant) -> dict[str, GgmlType]:
+        """Give the type of every tensor in a file of floats: f32, f16 or bf16."""
+        if quant is not Quant.BF16:
+            return {each.name: each.f16_type if quant is Quant.F16 else each.f32_type for each in self.tensors}
+        with converter_modules(self._tree) as gguf, _translated(self._base):
+            bf16 = _instance(self._made, self._base, self._adapter, gguf.LlamaFileType.MOSTLY_BF16)
+            bf16.prepare_tensors()
+        listed = bf16.gguf_writer.tensors[0]
+        return {each.name: _float_type(self._base, each.name, listed[each.name].dtype) for each in self.tensors}
 
     def metadata(self, name: str) -> tuple[MetadataEntry, ...]:
         """Read config, tokenizer and model card into GGUF metadata, in the converter's order.
@@ -242,7 +253,7 @@ def _counted(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _float_type(base: Checkpoint, name: str, number: int) -> GgmlType:
-    if int(number) not in (GgmlType.F32, GgmlType.F16):
+    if int(number) not in (GgmlType.F32, GgmlType.F16, GgmlType.BF16):
         raise Unsupported(
             f"{base.folder}: llama.cpp converts {name} to type {int(number)}, not to a float",
             hint="Use a base that is stored in 16 or 32 bits.",

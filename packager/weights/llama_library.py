@@ -110,6 +110,7 @@ class LlamaLibrary:
         self.ggml_init = _declare(ggml, "ggml_init", pointer, InitParameters)
         self.ggml_free = _declare(ggml, "ggml_free", None, pointer)
         self.tensor_overhead = _declare(ggml, "ggml_tensor_overhead", size)
+        self.op_name = _declare(ggml, "ggml_op_name", ctypes.c_char_p, ctypes.c_int)
         dimensions = ctypes.POINTER(ctypes.c_int64)
         self.new_tensor = _declare(ggml, "ggml_new_tensor", pointer, pointer, ctypes.c_int, ctypes.c_int, dimensions)
         self.set_name = _declare(ggml, "ggml_set_name", pointer, pointer, ctypes.c_char_p)
@@ -151,7 +152,10 @@ def llama_library() -> LlamaLibrary:
     Raises:
         ToolMissing: llama-cpp-python is not installed, or a library or function of it is missing.
     """
-    spec = importlib.util.find_spec("llama_cpp")
+    try:
+        spec = importlib.util.find_spec("llama_cpp")
+    except ModuleNotFoundError:
+        spec = None
     if spec is None or spec.origin is None:
         raise ToolMissing("llama-cpp-python is not installed", hint="Install it: pip install 'ollama-packager[build]'")
     folder = Path(spec.origin).parent / "lib"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -95,6 +95,7 @@ class MergedTensors:
             for name, found in updates.items()
         }
         self._files: dict[Path, int] = {}
+        self.observer: Callable[[str, int, torch.Tensor], None] | None = None  # told of every block of `rows`
 
     def __enter__(self) -> MergedTensors:
         tensors = [*self._entries.values(), *self._adapter_tensors]
@@ -155,6 +156,8 @@ class MergedTensors:
         if not is_finite(block):
             self._require_finite(self._entries[name])
             raise InputInvalid(f"merged tensor {name} has a value that is not finite", hint=_DIVERGED)
+        if self.observer is not None:
+            self.observer(name, first, block)
         return block
 
     def whole(self, name: str) -> torch.Tensor:

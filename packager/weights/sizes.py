@@ -1,10 +1,7 @@
 """How large the outputs will be and how much memory the pass takes, from names and shapes alone.
 
-An estimate for a plan: it copies the few rules of llama.cpp that matter for sizes and imports nothing heavy. The types that are
-written come from llama.cpp itself (`weights.tensor_types`); a test holds the two together within 5 %.
-
-Source:
-    llama.cpp `src/llama-quant.cpp` (`llama_tensor_get_type_impl`, `tensor_type_fallback`), LLAMA_FTYPE_MOSTLY_Q4_K_M.
+An estimate for a plan: the types are those that llama.cpp gives to the names that the tensors will probably have
+(`weights.listed_types`), and nothing heavy is imported. A test holds it to what is written within 5 %.
 """
 
 from __future__ import annotations
@@ -13,8 +10,10 @@ import json
 import math
 from pathlib import Path
 
-from packager.artifacts import Checkpoint, Quant, TensorEntry
-from packager.formats.gguf import GgmlType, padded, tensor_bytes
+from packager.artifacts import Checkpoint, Dtype, Quant, TensorEntry
+from packager.formats.gguf import padded, tensor_bytes
+from packager.weights.listed_types import EMBEDDINGS, OUTPUTS, listed_types
+from packager.weights.tensor_types import require_importance
 
 # Measured on CPython 3.11, torch 2.14 with CUDA libraries, transformers 5: what is resident before the first weight is read.
 _RUNTIME_BYTES = 780_000_000
@@ -22,26 +21,42 @@ _BYTES_PER_BLOCK_AHEAD = 1_100_000  # f16, q8_0 and q4_k_m of one block
 _BLOCKS_AHEAD = 98
 _BLOCKS_AT_WORK_BYTES = 30_000_000
 _INFO_BYTES = 80  # of one tensor in the header
+MAX_SHARD_BYTES = 5_000_000_000  # of tensors in one file of a checkpoint, unless one alone is larger
+INDEX_NAME = "model.safetensors.index.json"
+_FLOAT_BYTES = {Dtype.FLOAT32: 4, Dtype.BFLOAT16: 2, Dtype.FLOAT16: 2}
 _METADATA_BYTES = 8_000  # everything but the vocabulary
 
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "tok_embeddings.weight", "word_embeddings.weight")
-_OUTPUTS = ("lm_head.weight", "output.weight", "embed_out.weight")
-_VALUES = (
-    "v_proj.weight",
-    "qkv_proj.weight",
-    "wqkv.weight",
-    "query_key_value.weight",
-    "c_attn.weight",
-    "W_pack.weight",
-)
-_DOWNS = ("down_proj.weight", "w2.weight", "dense_4h_to_h.weight", "fc2.weight")
 
+def estimated_sizes(
+    base: Checkpoint, quants: tuple[Quant, ...], *, importance: bool = False
+) -> tuple[tuple[Quant, int], ...]:
+    """Give the size of each GGUF in bytes, within 5 % for the common architectures.
 
-def estimated_sizes(base: Checkpoint, quants: tuple[Quant, ...]) -> tuple[tuple[Quant, int], ...]:
-    """Give the size of each GGUF in bytes, within 5 % for the common architectures."""
+    Args:
+        base: The model.
+        quants: The files.
+        importance: Whether there will be an importance matrix.
+
+    Raises:
+        Usage: A quant needs an importance matrix, and there will be none.
+        Unsupported: llama.cpp cannot write the model in that type.
+        ToolMissing: llama-cpp-python is not installed.
+    """
     tensors = [tensor for tensor in base.tensors if tensor.shape and not tensor.name.endswith(".inv_freq")]
     header = _METADATA_BYTES + _INFO_BYTES * len(tensors) + _vocabulary_bytes(base)
-    return tuple((quant, header + sum(_sizes(base, tensors, quant))) for quant in quants)
+    sizes = []
+    for quant in quants:
+        listed = listed_types(base, tensors, quant, importance=importance)
+        if not importance:
+            require_importance({name: kind for _, name, kind in listed}, quant, frozenset())
+        sizes.append((quant, header + sum(padded(tensor_bytes(each.shape, kind)) for each, _, kind in listed)))
+    return tuple(sizes)
+
+
+def stored_bytes(tensor: TensorEntry, dtype: Dtype) -> int:
+    """Give the size of a tensor in a merged checkpoint: floats take `dtype`, everything else stays."""
+    is_float = tensor.dtype.startswith(("F", "BF"))
+    return math.prod(tensor.shape) * _FLOAT_BYTES[dtype] if is_float else tensor.size_bytes
 
 
 def estimated_peak_memory(base: Checkpoint) -> int:
@@ -50,51 +65,9 @@ def estimated_peak_memory(base: Checkpoint) -> int:
     The libraries, the blocks in flight, and twice the largest matrix that may have to be permuted whole, in float32; the
     embedding and the output layer are only ever renamed.
     """
-    inner = [tensor for tensor in base.tensors if not tensor.name.endswith((*_EMBEDDINGS, *_OUTPUTS))]
+    inner = [tensor for tensor in base.tensors if not tensor.name.endswith((*EMBEDDINGS, *OUTPUTS))]
     largest = max((math.prod(tensor.shape) for tensor in inner if len(tensor.shape) > 1), default=0)
     return _RUNTIME_BYTES + _BLOCKS_AHEAD * _BYTES_PER_BLOCK_AHEAD + _BLOCKS_AT_WORK_BYTES + 2 * 4 * largest
-
-
-def _sizes(base: Checkpoint, tensors: list[TensorEntry], quant: Quant) -> list[int]:
-    untied = any(tensor.name.endswith(_OUTPUTS) for tensor in tensors)
-    values = downs = 0
-    layers = base.layers
-    sizes = []
-    for tensor in sorted(tensors, key=_layer_order):
-        kind = GgmlType.Q4_K
-        if tensor.name.endswith(_OUTPUTS) or (not untied and tensor.name.endswith(_EMBEDDINGS)):
-            kind = GgmlType.Q6_K
-        elif tensor.name.endswith(_VALUES):
-            kind = GgmlType.Q6_K if _more_bits(values, layers) else kind
-            values += 1
-        elif tensor.name.endswith(_DOWNS):
-            kind = GgmlType.Q6_K if _more_bits(downs, layers) else kind
-            downs += 1
-        sizes.append(padded(tensor_bytes(tensor.shape, _final_type(tensor, quant, kind))))
-    return sizes
-
-
-def _final_type(tensor: TensorEntry, quant: Quant, q4_k_m: GgmlType) -> GgmlType:
-    if len(tensor.shape) < 2 or tensor.name.endswith(("norm.weight", ".bias")):
-        return GgmlType.F32
-    columns = tensor.shape[-1]
-    if quant is Quant.F16 or columns % 32:
-        return GgmlType.F16
-    if quant is Quant.Q8_0:
-        return GgmlType.Q8_0
-    if columns % 256:
-        return GgmlType.Q8_0 if q4_k_m is GgmlType.Q6_K else GgmlType.Q5_0
-    return q4_k_m
-
-
-def _more_bits(index: int, count: int) -> bool:
-    eighth = count // 8
-    return index < eighth or index >= 7 * count // 8 or (index - eighth) % 3 == 2
-
-
-def _layer_order(tensor: TensorEntry) -> tuple[int, str]:
-    numbers = [part for part in tensor.name.split(".") if part.isdecimal()]
-    return (int(numbers[0]) if numbers else -1), tensor.name
 
 
 def _vocabulary_bytes(base: Checkpoint) -> int:

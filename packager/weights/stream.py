@@ -19,6 +19,7 @@ import torch
 from packager.errors import InputInvalid
 from packager.formats.gguf import GgmlType
 from packager.weights.converter import ConvertedTensor
+from packager.weights.importance import Importance, RowImportance
 from packager.weights.kernels import convert_rows
 from packager.weights.merged import MergedTensors, is_finite, matrix_shape, row_blocks
 
@@ -50,6 +51,7 @@ class BlockStream:
         merged: Where renamed tensors are read from.
         types: The types a tensor is wanted in.
         threads: Number of threads that convert.
+        importance: The importance matrix; None without one.
     """
 
     def __init__(
@@ -58,9 +60,10 @@ class BlockStream:
         merged: MergedTensors,
         types: Callable[[str], frozenset[GgmlType]],
         threads: int,
+        importance: Importance | None = None,
     ) -> None:
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="convert")
-        self._tasks = _tasks(tensors, merged, types)
+        self._tasks = _tasks(tensors, merged, types, importance)
         self._waiting: deque[Future[ConvertedBlock]] = deque()
         self._ahead = _BLOCKS_AHEAD + threads
         self._fill()
@@ -86,14 +89,18 @@ class BlockStream:
 
 
 def _tasks(
-    tensors: Sequence[ConvertedTensor], merged: MergedTensors, types: Callable[[str], frozenset[GgmlType]]
+    tensors: Sequence[ConvertedTensor],
+    merged: MergedTensors,
+    types: Callable[[str], frozenset[GgmlType]],
+    importance: Importance | None,
 ) -> Iterator[Callable[[], ConvertedBlock]]:
     for tensor in tensors:
         rows, columns = matrix_shape(tensor.shape)
         reader = row_reader(tensor, merged)
         wanted = types(tensor.name)
+        weights = importance.rows_of(tensor.name, tensor.shape) if importance is not None else None
         for first, end in row_blocks(rows, columns):
-            yield _Task(tensor.name, reader, wanted, first, end, end == rows)
+            yield _Task(tensor.name, reader, wanted, first, end, end == rows, weights)
 
 
 class RowReader(Protocol):
@@ -121,11 +128,13 @@ class _Task:
     first: int
     end: int
     last: bool
+    importance: RowImportance | None
 
     def __call__(self) -> ConvertedBlock:
         with torch.inference_mode():
             block = self.reader.rows(self.first, self.end)
-            data = convert_rows(block, sorted(self.types), self.name)
+            kinds = sorted(self.types)
+            data = convert_rows(block, kinds, self.name, first=self.first, importance=self.importance)
         return ConvertedBlock(name=self.name, data=data, last=self.last)
 
 

@@ -28,6 +28,7 @@ from packager.formats.gguf import GGML_TYPE_SIZES, GgufHeader, GgufTensor, read_
 from packager.sources.llama_cpp_tree import LlamaCppTree
 from packager.weights.block_errors import BlockErrors, Floats, Rows, block_errors
 from packager.weights.converter import Conversion, ConvertedTensor
+from packager.weights.importance import Importance, RowImportance, importance_for
 from packager.weights.kernels import can_round, convert_rows, is_coarse, read_rows
 from packager.weights.merged import MergedTensors, byte_view, matrix_shape, row_blocks, single_threaded_torch
 from packager.weights.stream import RowReader, row_reader, usable_cores
@@ -124,8 +125,14 @@ class MergedModel:
         shaped = [
             tensor for tensor in common if matrix_shape(tensor.shape) == matrix_shape(expected[tensor.name].shape)
         ]
-        pairs = [(tensor, expected[tensor.name]) for tensor in shaped if can_round(tensor.type)]
-        compared = list(self._compared(path, pairs, emit))
+        importance = self._importance(path, header)
+        readable = {
+            tensor.name
+            for tensor in shaped
+            if can_round(tensor.type, importance=importance is not None and tensor.name in importance.names)
+        }
+        pairs = [(tensor, expected[tensor.name]) for tensor in shaped if tensor.name in readable]
+        compared = list(self._compared(path, pairs, importance, emit))
         return TensorComparison(
             tensors=tuple(error for error, _ in compared),
             faults=tuple(TensorFault(tensor=error.tensor, text=text) for error, text in compared if text),
@@ -136,15 +143,26 @@ class MergedModel:
                 for tensor in common
                 if tensor not in shaped
             ),
-            unread=tuple(f"{tensor.name} ({tensor.type.name})" for tensor in shaped if not can_round(tensor.type)),
+            unread=tuple(f"{tensor.name} ({tensor.type.name})" for tensor in shaped if tensor.name not in readable),
         )
 
+    def _importance(self, path: Path, header: GgufHeader) -> Importance | None:
+        """Give the importance matrix that a file says it was made with, where it lies beside it and is this model's."""
+        name = header.value("quantize.imatrix.file")
+        file = path.parent / Path(name).name if isinstance(name, str) and name else path
+        if file == path or not file.is_file():
+            return None
+        try:
+            return importance_for(file, [(tensor.name, tensor.shape) for tensor in self.conversion.tensors])
+        except InputInvalid:
+            return None
+
     def _compared(
-        self, path: Path, pairs: list[tuple[GgufTensor, ConvertedTensor]], emit: Emit
+        self, path: Path, pairs: list[tuple[GgufTensor, ConvertedTensor]], importance: Importance | None, emit: Emit
     ) -> Iterator[tuple[TensorError, str]]:
         total, done = sum(tensor.size_bytes for tensor, _ in pairs), 0
         with disk_errors(path), path.open("rb") as file, ThreadPoolExecutor(usable_cores()) as pool:
-            tasks = [self._tasks(path, file.fileno(), tensor, expected) for tensor, expected in pairs]
+            tasks = [self._tasks(path, file.fileno(), tensor, expected, importance) for tensor, expected in pairs]
             results = pool.map(_BlockTask.__call__, (task for each in tasks for task in each))
             for (tensor, _), each in zip(pairs, tasks, strict=True):
                 parts = tuple(next(results) for _ in each)
@@ -154,7 +172,9 @@ class MergedModel:
                 emit(Advanced(stage=STAGE, done=done, total=total, unit="B", detail=f"{path.name} {tensor.name}"))
                 yield error, "" if error.worst_row is None else fault_text(found, error, self._heads(tensor.name))
 
-    def _tasks(self, path: Path, file: int, tensor: GgufTensor, expected: ConvertedTensor) -> list[_BlockTask]:
+    def _tasks(
+        self, path: Path, file: int, tensor: GgufTensor, expected: ConvertedTensor, importance: Importance | None
+    ) -> list[_BlockTask]:
         rows, columns = matrix_shape(tensor.shape)
         merged, plain = row_reader(expected, self._merged), self._plain_reader(expected)
         return [
@@ -167,6 +187,7 @@ class MergedModel:
                 merged=merged,
                 plain=plain,
                 probe=_directions(columns) if self._heads(tensor.name) else None,
+                importance=None if importance is None else importance.rows_of(tensor.name, tensor.shape),
             )
             for first, end in row_blocks(rows, columns)
         ]
@@ -206,13 +227,15 @@ class _BlockTask:
     merged: RowReader
     plain: RowReader | None
     probe: Floats | None
+    importance: RowImportance | None
 
     def __call__(self) -> BlockErrors:
         kind, (_, columns) = self.tensor.type, matrix_shape(self.tensor.shape)
         count = self.end - self.first
         with torch.inference_mode():
             merged = self.merged.rows(self.first, self.end)
-            data = convert_rows(merged, [kind], self.tensor.name)[kind]
+            weights = self.importance
+            data = convert_rows(merged, [kind], self.tensor.name, first=self.first, importance=weights)[kind]
             raw, theirs = self._read(len(data)), torch.frombuffer(data, dtype=torch.uint8)
             found = read_rows(raw, kind, count, columns).numpy()
             rows = Rows(first=self.first, merged=merged.numpy(), found=found, rounded=found, coarse=is_coarse(kind))

@@ -8,9 +8,10 @@ from packager.artifacts import Check, Outcome, Quant, Registered, Verdict
 from packager.blame.engines import engine_finding, registered_finding, rounding_fault
 from packager.engines.ollama_replies import StoredModel
 from packager.evidence import Stage
+from packager.quants import DEFAULT_QUANTS
 
 PASSED, FAILED, OPEN = Outcome.PASSED, Outcome.FAILED, Outcome.NOT_CHECKED
-F16, Q8_0, Q4_K_M = Quant
+F16, Q8_0, Q4_K_M = DEFAULT_QUANTS
 
 
 def verdict(*checks: tuple[Quant, str, str, Outcome]) -> Verdict:
@@ -129,3 +130,14 @@ def test_what_ollama_stored_as_it_was_given_is_judged_by_its_checks() -> None:
     failed = verdict((Q8_0, "ollama", "prompts", FAILED))
     assert registered_finding(failed, Q8_0, REGISTERED, stored(), ("<|end|>",)).detail == "prompts: q8_0 prompts"
     assert registered_finding(verdict(), Q8_0, None, None, ("<|end|>",)).outcome is OPEN
+
+
+def test_a_type_that_nobody_judged_does_not_show_that_the_next_one_is_too_coarse() -> None:
+    """q5_k_m has no limit: it neither clears the engine nor blames it; f16 does."""
+    far = [(Quant.Q4_K_M, "distribution", FAILED)]
+    unknown = [(Quant.Q5_K_M, "prompts", PASSED), (Quant.Q5_K_M, "distribution", OPEN)]
+    assert "there is no more exact file" in rounding_fault(embedded(*unknown, *far), Quant.Q4_K_M)
+    assert "f16 is near enough" in rounding_fault(
+        embedded((Quant.F16, "distribution", PASSED), *unknown, *far), Quant.Q4_K_M
+    )
+    assert rounding_fault(embedded((Quant.F16, "distribution", FAILED), *unknown, *far), Quant.Q4_K_M) == ""

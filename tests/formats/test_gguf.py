@@ -135,8 +135,10 @@ def test_what_gguf_py_wrote_is_read(tmp_path: Path) -> None:
 def test_type_sizes_are_gguf_pys() -> None:
     import gguf
 
+    theirs = {int(kind): sizes for kind, sizes in gguf.GGML_QUANT_SIZES.items()}
+    newer = {GgmlType.Q2_0: (64, 18)}  # llama.cpp ggml-common.h, block_q2_0; not in the gguf-py of PyPI yet
     for kind, sizes in GGML_TYPE_SIZES.items():
-        assert gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(int(kind))] == sizes
+        assert (theirs.get(int(kind)) or newer[kind]) == sizes
 
 
 def replaced(at: int, value: bytes) -> Callable[[bytes], bytes]:

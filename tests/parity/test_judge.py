@@ -34,6 +34,25 @@ def match(*, equal: bool = False, common: int = 3, margin: float = 0.1) -> Answe
     )
 
 
+def test_without_a_limit_nothing_is_checked_and_the_figures_stand() -> None:
+    """A type that was not measured never passes."""
+    unknown = QuantGates()
+    checks = (
+        distribution_check(found(), unknown),
+        prompt_check(found(), unknown),
+        first_token_check(0.01, unknown, subject="iq2_s", engine="llama.cpp"),
+        answers_check((match(), match(equal=True)), unknown, subject="iq2_s", engine="llama.cpp"),
+    )
+    for check in checks:
+        assert check.outcome is Outcome.NOT_CHECKED
+        assert "no limit was measured for this type" in check.detail
+    assert checks[0].detail.startswith("mean KL 0.01 nats, top-1 agreement 95.0%")
+    assert checks[0].measures[0].value == 0.01
+    one = distribution_check(found(), QuantGates(top1=0.9))  # --gate iq2_s.top1=0.9
+    assert one.outcome is Outcome.PASSED
+    assert distribution_check(found(), QuantGates(top1=0.99)).outcome is Outcome.FAILED
+
+
 @pytest.mark.parametrize(
     ("value", "limit", "at_least", "kept"),
     [

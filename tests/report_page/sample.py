@@ -25,6 +25,7 @@ from packager.evidence import (
 )
 from packager.parity.gates import Gates
 from packager.parity.report import Report
+from packager.quants import DEFAULT_QUANTS
 
 LAYERS = 28
 ENGINES = ("llama.cpp", "ollama")
@@ -50,7 +51,7 @@ def full_report() -> Report:
     """Everything passed, but what no Ollama would have let one compare for one quant."""
     return Report(
         verdict=Verdict(
-            checks=tuple(check for quant in Quant for check in checks(quant)),
+            checks=tuple(check for quant in DEFAULT_QUANTS for check in checks(quant)),
             versions=("transformers 5.23.0", "peft 0.21.0", "llama-cpp-python 0.3.36", "ollama 0.34.0"),
         ),
         gates=Gates(),
@@ -60,12 +61,20 @@ def full_report() -> Report:
         ),
         evidence=Evidence(
             subject=subject(),
-            matrix=tuple(row(quant.value, engine, name) for quant in Quant for engine in ENGINES for name in NAMES),
+            matrix=tuple(
+                row(quant.value, engine, name) for quant in DEFAULT_QUANTS for engine in ENGINES for name in NAMES
+            ),
             tokenizer=classes(),
-            distances=tuple(distance(quant, engine, part) for quant in Quant for engine in ENGINES for part in Part),
-            positions=tuple(positions(quant, engine, name) for name in CORE for quant in Quant for engine in ENGINES),
-            answers=tuple(answer(quant, engine, name) for name in CORE[:3] for quant in Quant for engine in ENGINES),
-            tensors=tuple(tensors(quant) for quant in Quant),
+            distances=tuple(
+                distance(quant, engine, part) for quant in DEFAULT_QUANTS for engine in ENGINES for part in Part
+            ),
+            positions=tuple(
+                positions(quant, engine, name) for name in CORE for quant in DEFAULT_QUANTS for engine in ENGINES
+            ),
+            answers=tuple(
+                answer(quant, engine, name) for name in CORE[:3] for quant in DEFAULT_QUANTS for engine in ENGINES
+            ),
+            tensors=tuple(tensors(quant) for quant in DEFAULT_QUANTS),
         ),
     )
 
@@ -74,7 +83,7 @@ def failed_report() -> Report:
     """The same with one layer of the q4_k_m file broken, traced to the quant."""
     report = full_report()
     broken = replace(tensors(Quant.Q4_K_M).tensors[41], relative_error=0.71, worst_row=17)
-    files = [tensors(quant) for quant in Quant]
+    files = [tensors(quant) for quant in DEFAULT_QUANTS]
     spoiled = tuple(broken if tensor.tensor == broken.tensor else tensor for tensor in files[2].tensors)
     findings = tuple(
         StageFinding(stage=stage, subject=about, outcome=outcome, detail=detail, worst=worst)

@@ -21,6 +21,7 @@ from packager.evidence import Blame, CharacterClass, Stage, StageFinding
 from packager.formats.adapter import read_adapter
 from packager.formats.gguf import GgufArray, Scalar, ValueType, read_gguf
 from packager.formats.model_name import ModelName
+from packager.quants import DEFAULT_QUANTS
 from packager.sources.llama_cpp_tree import LlamaCppTree
 from packager.stages.blame import TraceJob, blame_line, trace
 from packager.stages.register import read_back
@@ -105,7 +106,7 @@ def test_a_build_as_it_should_be_blames_no_stage_of_its_own(
     assert [finding.stage for finding in before] == [
         Stage.MERGE, *[Stage.TEMPLATE] * 3, *[Stage.TOKENIZER] * 3, Stage.F16, *[Stage.QUANT] * 2, *[Stage.ENGINE] * 3
     ]  # fmt: skip
-    assert [each.subject for each in traced.tensors] == list(Quant)
+    assert [each.subject for each in traced.tensors] == list(DEFAULT_QUANTS)
     for gguf, file in zip(build.ggufs, traced.tensors, strict=True):
         assert len(file.tensors) == len(read_gguf(gguf.path).tensors)
 
@@ -116,7 +117,7 @@ def test_a_verdict_that_passes_is_not_searched(made: Made, tree: LlamaCppTree) -
     assert traced.blame is None
     assert len(traced.tensors) == 3
     assert [(each.subject, each.engine, each.name, each.outcome) for each in traced.checks] == [
-        (quant.value, "file", "tensors", PASSED) for quant in Quant
+        (quant.value, "file", "tensors", PASSED) for quant in DEFAULT_QUANTS
     ]
     for file, each in zip(traced.tensors, traced.checks, strict=True):
         assert each.measures[0].value == max(tensor.relative_error for tensor in file.tensors)

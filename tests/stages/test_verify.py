@@ -21,6 +21,7 @@ from packager.evidence import Evidence, Part
 from packager.formats.gguf import header_bytes, read_gguf
 from packager.formats.model_name import ModelName
 from packager.parity.gates import Gates, gates_from
+from packager.quants import DEFAULT_QUANTS
 from packager.sources.llama_cpp_tree import LlamaCppTree
 from packager.stages.blame import TraceJob, trace
 from packager.stages.modelfile import ModelfileJob, make_modelfile
@@ -41,7 +42,7 @@ SERVED = (
 @pytest.fixture(scope="module")
 def made(smollm2: Path, smollm2_lora: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """The demo's three quants."""
-    return make_ggufs(smollm2, smollm2_lora, tuple(Quant), tmp_path_factory.mktemp("smollm2"))
+    return make_ggufs(smollm2, smollm2_lora, DEFAULT_QUANTS, tmp_path_factory.mktemp("smollm2"))
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +131,7 @@ def with_value(source: Path, key: str, value: str, target: Path) -> Path:
 def test_the_demos_three_quants_pass_everywhere(healthy: tuple[Verdict, list[Event]]) -> None:
     verdict, _ = healthy
     assert {check.outcome for check in verdict.checks} == {Outcome.PASSED}, lines(verdict)
-    for quant in Quant:
+    for quant in DEFAULT_QUANTS:
         assert verdict.passed_for(quant)
         assert tuple(of(verdict, quant, "file")) == ("structure",)
         assert tuple(of(verdict, quant, "llama.cpp")) == EMBEDDED
@@ -146,9 +147,9 @@ def test_the_evidence_is_of_every_quant_and_says_what_was_packaged(
     assert any(line.startswith("model.safetensors ") for line in evidence.subject.inputs)
     assert str(made.base.folder) not in canonical_json(evidence)
     assert {(d.subject, d.part) for d in evidence.distances if d.engine == "llama.cpp"} == {
-        (quant.value, part) for quant in Quant for part in (Part.ANSWER, Part.PROMPT)
+        (quant.value, part) for quant in DEFAULT_QUANTS for part in (Part.ANSWER, Part.PROMPT)
     }
-    assert {row.subject for row in evidence.matrix} == {p.subject for p in evidence.positions} == set(Quant)
+    assert {row.subject for row in evidence.matrix} == {p.subject for p in evidence.positions} == set(DEFAULT_QUANTS)
     assert {c.differing for c in evidence.tokenizer} == {0}
     assert decode(Evidence, json.loads(canonical_json(evidence))) == evidence
 
@@ -156,20 +157,20 @@ def test_the_evidence_is_of_every_quant_and_says_what_was_packaged(
 @pytest.mark.parametrize("engine", [pytest.param("llama.cpp", id="embedded"), pytest.param("ollama", id="ollama")])
 def test_odd_conversations_are_equal_too(healthy: tuple[Verdict, list[Event]], engine: str) -> None:
     for name in ("prompts", "token ids"):
-        for check in (of(healthy[0], quant, engine)[name] for quant in Quant):
+        for check in (of(healthy[0], quant, engine)[name] for quant in DEFAULT_QUANTS):
             counts = {measure.name: measure.value for measure in check.measures}
             assert counts == {"CORE equal": len(core_probes()), "EXT equal": len(load_probes()) - len(core_probes())}
 
 
 def test_quants_differ_in_the_order_of_their_sizes(healthy: tuple[Verdict, list[Event]]) -> None:
-    kl = [of(healthy[0], quant, "llama.cpp")["distribution"].measures[0].value for quant in Quant]
+    kl = [of(healthy[0], quant, "llama.cpp")["distribution"].measures[0].value for quant in DEFAULT_QUANTS]
     assert kl[0] < 1e-4 < kl[1] < kl[2]
 
 
 def test_ollama_serves_what_the_file_says(verified: tuple[Verified, list[Event]]) -> None:
     """The same weights in two builds of llama.cpp: only rounding may differ, and not one place is hidden."""
     evidence = verified[0].evidence
-    for quant in Quant:
+    for quant in DEFAULT_QUANTS:
         embedded, served = (
             next(d for d in evidence.distances if (d.subject, d.engine, d.part) == (quant, engine, Part.ANSWER))
             for engine in ("llama.cpp", "ollama")

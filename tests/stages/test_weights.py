@@ -16,6 +16,7 @@ from packager.events import Advanced, Event
 from packager.formats.adapter import read_adapter
 from packager.formats.checkpoint import read_checkpoint
 from packager.formats.gguf import read_gguf
+from packager.quants import DEFAULT_QUANTS
 from packager.sources.llama_cpp_tree import LlamaCppTree
 from packager.stages.weights import (
     MergeJob,
@@ -31,7 +32,7 @@ from tests import llama_cpp_tools as llama
 from tests.weights.made_checkpoints import pairs
 
 FAMILIES = ["qwen2.5", "qwen3", "llama3.1"]
-ALL = tuple(Quant)
+ALL = DEFAULT_QUANTS
 TEMPLATE = ChatTemplate(
     source="a test",
     original_sha256="0" * 64,
@@ -171,7 +172,11 @@ def test_files_appear_under_their_names_and_progress_reaches_the_total(
     quantize(job(read_checkpoint(tiny("qwen3")), tree, tmp_path, file_stem="Tiny"), emit=events.append)
     names = ["Tiny-F16.gguf", "Tiny-Q4_K_M.gguf", "Tiny-Q8_0.gguf"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
-    assert [gguf_name("Tiny", quant) for quant in Quant] == ["Tiny-F16.gguf", "Tiny-Q8_0.gguf", "Tiny-Q4_K_M.gguf"]
+    assert [gguf_name("Tiny", quant) for quant in DEFAULT_QUANTS] == [
+        "Tiny-F16.gguf",
+        "Tiny-Q8_0.gguf",
+        "Tiny-Q4_K_M.gguf",
+    ]
     advanced = [event for event in events if isinstance(event, Advanced)]
     done = [event.done for event in advanced]
     assert done == sorted(done)

@@ -12,6 +12,7 @@ from packager.weights.sizes import estimated_peak_memory, estimated_sizes
 from packager.weights.tensor_types import ModelFacts, llama_order, quant_types
 from tests.weights.made_checkpoints import checkpoint
 
+MIXTURES = [Quant.Q8_0, Quant.Q5_K_M, Quant.Q4_K_M, Quant.IQ4_XS, Quant.Q3_K_L, Quant.IQ3_M, Quant.Q2_K, Quant.TQ1_0]
 # Hugging Face name to GGUF name, as gguf-py maps them for llama
 NAMES = {
     "self_attn.q_proj": "attn_q",
@@ -60,7 +61,7 @@ def gguf_tensors(base: Checkpoint) -> list[tuple[str, tuple[int, ...], GgmlType]
     return sorted(found, key=lambda item: llama_order(item[0]))
 
 
-@pytest.mark.parametrize("quant", [Quant.Q8_0, Quant.Q4_K_M], ids=["q8_0", "q4_k_m"])
+@pytest.mark.parametrize("quant", MIXTURES, ids=[quant.value for quant in MIXTURES])
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize(
     ("hidden", "inner", "layers"),

@@ -17,6 +17,7 @@ from packager.errors import InputInvalid
 from packager.events import Advanced, Event
 from packager.formats.checkpoint import read_checkpoint
 from packager.formats.gguf import GGML_TYPE_SIZES, GgmlType, header_bytes, read_gguf
+from packager.quants import DEFAULT_QUANTS
 from packager.sources.llama_cpp_tree import LlamaCppTree
 from packager.stages.weights import MergeJob, merge
 from packager.weights.llama_library import llama_library
@@ -64,7 +65,7 @@ def texts(found: TensorComparison) -> dict[str, str]:
 # --- as it should be -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("quant", list(Quant), ids=lambda quant: quant.value)
+@pytest.mark.parametrize("quant", list(DEFAULT_QUANTS), ids=lambda quant: quant.value)
 def test_errors_are_those_of_gguf_py_against_peft(
     quant: Quant, made: Made, model: MergedModel, peft_weights: dict[str, torch.Tensor]
 ) -> None:
@@ -188,7 +189,7 @@ def test_rows_without_their_permutation_are_named(
         assert texts(found) == {name: f"its rows {words} for llama.cpp's rotary embedding"}
 
 
-@pytest.mark.parametrize("quant", list(Quant), ids=lambda quant: quant.value)
+@pytest.mark.parametrize("quant", list(DEFAULT_QUANTS), ids=lambda quant: quant.value)
 def test_a_corrupt_block_in_one_row_is_found(quant: Quant, made: Made, model: MergedModel, tmp_path: Path) -> None:
     name, row = "blk.1.ffn_down.weight", 37
     tensor = tensor_of(made.gguf(quant).path, name)
