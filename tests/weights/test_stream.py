@@ -10,6 +10,8 @@ from packager.formats.gguf import GgmlType
 from packager.weights import merged as merged_module
 from packager.weights.converter import ConvertedTensor
 from packager.weights.merged import MergedTensors
+from packager.weights.row_graph import Whole
+from packager.weights.slabs import SlabCache
 from packager.weights.stream import BlockStream, usable_cores
 from tests.weights.made_checkpoints import checkpoint
 
@@ -26,13 +28,15 @@ def converted(name: str, weight: torch.Tensor, *, source: str | None, calls: lis
         calls.append(name)
         return weight
 
+    cache = SlabCache()
     return ConvertedTensor(
         name=name,
         shape=tuple(weight.shape),
         f16_type=GgmlType.F16,
         f32_type=GgmlType.F32,
         source=source,
-        evaluate=evaluate,
+        graph=Whole(tuple(weight.shape), evaluate, cache),
+        cache=cache,
     )
 
 
