@@ -17,7 +17,16 @@ from typing import TypeVar
 from filelock import FileLock, Timeout
 
 from packager.codec import canonical_json, decode, digest, encode, map_paths
-from packager.durable import FileDigest, disk_error, disk_errors, is_disk_error, sha256_file, sync_file, sync_folder
+from packager.durable import (
+    UNFINISHED,
+    FileDigest,
+    disk_error,
+    disk_errors,
+    is_disk_error,
+    sha256_file,
+    sync_file,
+    sync_folder,
+)
 from packager.errors import InputInvalid, Locked
 from packager.events import Emit, Noted, StageFinished, StageStarted, silent
 from packager.formats.model_files import model_files
@@ -45,7 +54,7 @@ class Workspace:
         self._emit = emit
         self._private = folder / ".packager"
         self._staging = self._private / "staging"
-        self._unfinished = unfinished_folder(folder)
+        self._unfinished = folder / UNFINISHED
         self._places: dict[str, Path] = {}
         self._receipts = ReceiptBox(self._private / "receipts")
         self._lock = FileLock(self._private / "lock", timeout=0)
@@ -286,11 +295,6 @@ class Workspace:
             _remove(self._staging)
             for path in (*self._private.glob("*.partial"), *self._private.glob("receipts/*.partial")):
                 path.unlink()
-
-
-def unfinished_folder(folder: Path) -> Path:
-    """Give where a build folder keeps what a killed run had written, for the next one to continue."""
-    return folder / ".packager" / "unfinished"
 
 
 def _remove(folder: Path) -> None:

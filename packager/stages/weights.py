@@ -111,7 +111,8 @@ class _Pass:
     def write(self, kept: Kept | None) -> tuple[Gguf, ...]:
         from packager.weights.gguf_metadata import with_template
         from packager.weights.journal import START
-        from packager.weights.stream import BlockStream, usable_cores
+        from packager.weights.memory import usable_cores
+        from packager.weights.stream import BlockStream
         from packager.weights.writing import OutputWriter, Progress, left_or_removed
 
         job, conversion = self.job, self.conversion
@@ -189,11 +190,11 @@ def estimate(base: Checkpoint, adapter: Adapter | None, quants: tuple[Quant, ...
     return estimated_sizes(base, quants)
 
 
-def peak_memory_bytes(base: Checkpoint) -> int:
-    """Give the most memory that `quantize` is expected to hold, in bytes."""
-    from packager.weights.sizes import estimated_peak_memory
+def peak_memory_bytes(base: Checkpoint, output_bytes: int) -> int:
+    """Give the most memory that `quantize` is expected to hold while it writes so many bytes."""
+    from packager.weights.memory import estimated_peak_memory
 
-    return estimated_peak_memory(base)
+    return estimated_peak_memory(base, output_bytes)
 
 
 def supported_architecture(base: Checkpoint, tree: LlamaCppTree) -> bool:

@@ -13,7 +13,7 @@ from packager.weights.row_graph import Node, Reshaped, Whole
 from packager.weights.slabs import SlabCache
 
 # What is read once for several blocks: as few rows as are worth it, and at most this many elements.
-SLAB_ELEMENTS = 1 << 24
+SLAB_ELEMENTS = 1 << 23
 _WORTH = 1.25
 
 

@@ -1,4 +1,4 @@
-"""How large the outputs will be and how much memory the pass takes, from names and shapes alone.
+"""How large the outputs will be, from names and shapes alone.
 
 An estimate for a plan: it copies the few rules of llama.cpp that matter for sizes and imports nothing heavy. The types that are
 written come from llama.cpp itself (`weights.tensor_types`); a test holds the two together within 5 %.
@@ -10,17 +10,11 @@ Source:
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 from packager.artifacts import Checkpoint, Quant, TensorEntry
 from packager.formats.gguf import GgmlType, padded, tensor_bytes
 
-# Measured on CPython 3.11, torch 2.14 with CUDA libraries, transformers 5: what is resident before the first weight is read.
-_RUNTIME_BYTES = 780_000_000
-_BYTES_PER_BLOCK_AHEAD = 1_100_000  # f16, q8_0 and q4_k_m of one block
-_BLOCKS_AHEAD = 98
-_BLOCKS_AT_WORK_BYTES = 30_000_000
 _INFO_BYTES = 80  # of one tensor in the header
 _METADATA_BYTES = 8_000  # everything but the vocabulary
 
@@ -42,17 +36,6 @@ def estimated_sizes(base: Checkpoint, quants: tuple[Quant, ...]) -> tuple[tuple[
     tensors = [tensor for tensor in base.tensors if tensor.shape and not tensor.name.endswith(".inv_freq")]
     header = _METADATA_BYTES + _INFO_BYTES * len(tensors) + _vocabulary_bytes(base)
     return tuple((quant, header + sum(_sizes(base, tensors, quant))) for quant in quants)
-
-
-def estimated_peak_memory(base: Checkpoint) -> int:
-    """Give the most memory a pass is expected to hold, in bytes.
-
-    The libraries, the blocks in flight, and twice the largest matrix that may have to be permuted whole, in float32; the
-    embedding and the output layer are only ever renamed.
-    """
-    inner = [tensor for tensor in base.tensors if not tensor.name.endswith((*_EMBEDDINGS, *_OUTPUTS))]
-    largest = max((math.prod(tensor.shape) for tensor in inner if len(tensor.shape) > 1), default=0)
-    return _RUNTIME_BYTES + _BLOCKS_AHEAD * _BYTES_PER_BLOCK_AHEAD + _BLOCKS_AT_WORK_BYTES + 2 * 4 * largest
 
 
 def _sizes(base: Checkpoint, tensors: list[TensorEntry], quant: Quant) -> list[int]:

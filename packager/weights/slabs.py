@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-# Bytes that are kept for all tensors together. What alone is larger is kept alone.
-CACHE_BYTES = 160 << 20
+from packager.weights.memory import CACHE_BYTES
 
 
 @dataclass(eq=False)
@@ -25,7 +24,7 @@ class SlabCache:
     A tensor is computed once by the thread that asks first, and again if it is asked for after others took its place.
 
     Args:
-        limit_bytes: What may be kept.
+        limit_bytes: What may be kept; what alone is larger is kept alone.
     """
 
     def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:

@@ -6,7 +6,6 @@ flight, so memory depends on that number and not on the model. Which thread took
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,10 +19,8 @@ from packager.weights.computed_rows import ComputedRows
 from packager.weights.converter import ConvertedTensor
 from packager.weights.journal import START, Position
 from packager.weights.kernels import convert_rows
+from packager.weights.memory import BYTES_AHEAD
 from packager.weights.merged import MergedTensors, matrix_shape, row_blocks
-
-# Converted bytes that may wait to be written: while the tokenizer is read, this is what the kernels work on.
-BYTES_AHEAD = 96 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +36,6 @@ class ConvertedBlock:
     def size_bytes(self) -> int:
         """Give the bytes of all types together."""
         return sum(len(data) for data in self.data.values())
-
-
-def usable_cores() -> int:
-    """Give the number of processor cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class BlockStream:

@@ -15,11 +15,10 @@ from packager.artifacts import Gguf
 from packager.events import Advanced, Emit
 from packager.weights.gguf_output import GgufOutput, HeaderDiffers
 from packager.weights.journal import FileMark, Journal, Mark, Position
+from packager.weights.memory import BYTES_WAITING
 from packager.weights.stream import ConvertedBlock
 
-# Converted bytes that may wait for a slower file.
-BYTES_WAITING = 32 << 20
-# Output bytes between two marks: what a kill may cost, with what is written while the mark is made.
+# Output bytes between two marks, at least and at most. One mark is made at a time, so a kill costs at most twice as much.
 _MARK_BYTES = (16 << 20, 512 << 20)
 _MARKS = 40
 
@@ -62,6 +61,10 @@ class _Written:
     block: ConvertedBlock
     futures: tuple[Future[None], ...]
     size_bytes: int
+
+    @property
+    def done(self) -> bool:
+        return all(future.done() for future in self.futures)
 
 
 class OutputWriter:
@@ -107,9 +110,9 @@ class OutputWriter:
         self._waiting.append(_Written(block, futures, sum(map(len, data))))
         self._waiting_bytes += block.size_bytes
         self._unmarked_bytes += sum(map(len, data))
-        while self._waiting_bytes > BYTES_WAITING:
+        while self._waiting and (self._waiting_bytes > BYTES_WAITING or self._waiting[0].done):
             self._wait()
-        if self._unmarked_bytes >= self._mark_bytes and (self._mark is None or self._mark.done()):
+        if self._unmarked_bytes >= self._mark_bytes:
             self._make_mark(block.after)
 
     def finish(self) -> tuple[Gguf, ...]:

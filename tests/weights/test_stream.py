@@ -12,7 +12,7 @@ from packager.weights.converter import ConvertedTensor
 from packager.weights.merged import MergedTensors
 from packager.weights.row_graph import Whole
 from packager.weights.slabs import SlabCache
-from packager.weights.stream import BlockStream, usable_cores
+from packager.weights.stream import BlockStream
 from tests.weights.made_checkpoints import checkpoint
 
 F32 = frozenset({GgmlType.F32})
@@ -72,7 +72,3 @@ def test_an_error_in_a_thread_reaches_the_reader(tmp_path: Path) -> None:
         pytest.raises(InputInvalid, match=r"blk\.0\.x has a value that is not finite"),
     ):
         list(stream)
-
-
-def test_there_is_at_least_one_core() -> None:
-    assert usable_cores() >= 1
