@@ -83,6 +83,10 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self._path = path
 
+    def exists(self) -> bool:
+        """Whether a pass was interrupted here."""
+        return self._path.is_file()
+
     def add(self, mark: Mark) -> None:
         """Append a mark and return when it is on the disk.
 
