@@ -27,9 +27,11 @@ COMMANDS = (
     "eval",
     "chat",
     "doctor",
+    "fetch",
 )
 BUILD_EXTRA = (
-    "gguf", "llama_cpp", "numpy", "peft", "safetensors", "sentencepiece", "tokenizers", "torch", "transformers", "yaml"
+    "gguf", "huggingface_hub", "llama_cpp", "numpy", "peft", "safetensors", "sentencepiece", "tokenizers", "torch",
+    "transformers", "yaml",
 )  # fmt: skip  # what only `ollama-packager[build]` installs
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 

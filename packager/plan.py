@@ -16,6 +16,7 @@ from packager.formats.adapter import read_adapter
 from packager.formats.checkpoint import read_checkpoint
 from packager.formats.labelled_rows import LabelledRow, read_labelled_rows
 from packager.formats.model_name import DEFAULT_TAG, ModelName
+from packager.sources.hub_origin import hub_origin
 from packager.sources.llama_cpp_tree import LlamaCppTree, cached_tree
 from packager.stages.templates import TemplateResult, TemplatesJob, make_template
 from packager.stages.weights import estimate, gguf_name, peak_memory_bytes, supported_architecture
@@ -142,7 +143,7 @@ def make_plan(request: BuildRequest) -> Plan:
         template=template.template.source,
         stops=template.template.stops,
         names=_names(request, name),
-        notes=(*_notes(tree, adapter), *template.notes),
+        notes=(*_origins(base, adapter), *_notes(tree, adapter), *template.notes),
     )
     return Plan(
         request=request,
@@ -201,6 +202,12 @@ def _notes(tree: LlamaCppTree | None, adapter: Adapter | None) -> tuple[str, ...
     if adapter is None:
         notes.append("no adapter: the base is packaged as it is")
     return tuple(notes)
+
+
+def _origins(base: Checkpoint, adapter: Adapter | None) -> tuple[str, ...]:
+    """Say which commit on a hub the inputs are, where their folders show it."""
+    folders = [("base", base.folder)] + ([("adapter", adapter.folder)] if adapter is not None else [])
+    return tuple(f"{what} from {origin}" for what, folder in folders if (origin := hub_origin(folder)) is not None)
 
 
 def _check_architecture(base: Checkpoint, tree: LlamaCppTree) -> None:

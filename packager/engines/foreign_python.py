@@ -6,9 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
 from packager.errors import ToolMissing
+from packager.user_cache import cache_folder
 
 
 def find_python(package: str, variable: str) -> Path:
@@ -35,8 +34,7 @@ def find_python(package: str, variable: str) -> Path:
     program = shutil.which(package)
     if program is not None and (found := _beside(Path(program))):
         return found
-    cache = Path(os.environ.get("PACKAGER_CACHE") or user_cache_path("packager"))
-    for folder in sorted(cache.glob(f"{package}-*"), reverse=True):
+    for folder in sorted(cache_folder().glob(f"{package}-*"), reverse=True):
         if found := _beside(folder):
             return found
     raise ToolMissing(

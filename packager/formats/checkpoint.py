@@ -72,10 +72,11 @@ def folder_name(folder: Path) -> str:
     """Give the name a folder is known by: its own, or the model's where it is a snapshot in a hub cache.
 
     Example:
-        `models--Qwen--Qwen3-0.6B/snapshots/c1899de` gives `Qwen3-0.6B`.
+        `models--Qwen--Qwen3-0.6B/snapshots/c1899de` gives `Qwen3-0.6B`; so does ModelScope's
+        `Qwen--Qwen3-0.6B/snapshots/master`.
     """
     full = folder.absolute()
-    if full.parent.name == "snapshots" and full.parent.parent.name.startswith("models--"):
+    if full.parent.name == "snapshots" and "--" in full.parent.parent.name:
         return full.parent.parent.name.rsplit("--", 1)[-1]
     return full.name or full.resolve().name
 

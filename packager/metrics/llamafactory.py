@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from packager.metrics.metric import LlamaFactoryScores
 from packager.metrics.packages import loading
+from packager.user_cache import cache_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,10 +80,9 @@ def _words() -> Any:  # jieba.Tokenizer: the package carries no types
     trusts it. It is silent: what it logs is how long it loads, and that this file could not be written.
     """
     import jieba
-    from platformdirs import user_cache_path
 
     jieba.setLogLevel(logging.CRITICAL)
-    folder = user_cache_path("packager")
+    folder = cache_folder()
     with suppress(OSError):  # without the file it loads a second longer
         folder.mkdir(parents=True, exist_ok=True)
     words = jieba.Tokenizer()

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
-from platformdirs import user_cache_path
 
 from packager import codec
 from packager.durable import disk_errors, sha256_file
 from packager.engines.engine import NotSupported
 from packager.engines.transformers import Answer
 from packager.errors import InputInvalid
+from packager.user_cache import cache_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,8 +80,7 @@ class ReferenceCache:
     """
 
     def __init__(self, folder: Path | None = None, *, limit_bytes: int = LIMIT_BYTES) -> None:
-        cache = Path(os.environ.get("PACKAGER_CACHE") or user_cache_path("packager"))
-        self.folder = folder or cache / "reference"
+        self.folder = folder or cache_folder() / "reference"
         self._limit_bytes = limit_bytes
 
     def answers(

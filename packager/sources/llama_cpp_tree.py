@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from packager.errors import InputInvalid, IntegrityMismatch, ToolMissing, UnsafeInput
 from packager.events import Emit, Noted, silent
 from packager.process import ProcessFailed, run_process
+from packager.user_cache import cache_folder
 
 # sha256 of llama_cpp_python-VERSION.tar.gz
 SDIST_SHA256 = {
@@ -97,13 +98,6 @@ def installed_version() -> str:
     except importlib.metadata.PackageNotFoundError as error:
         hint = "Install it: pip install 'ollama-packager[build]'"
         raise ToolMissing("llama-cpp-python is not installed", hint=hint) from error
-
-
-def cache_folder() -> Path:
-    """Give the folder that downloaded trees are kept in."""
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("packager"))
 
 
 def unpack_tree(archive: Path, output: Path) -> None:

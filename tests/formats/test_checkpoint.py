@@ -120,6 +120,10 @@ def test_a_hub_cache_of_links_is_read_and_named_after_its_model(tmp_path: Path) 
     assert read_checkpoint(snapshot).name == folder_name(snapshot) == "Packy-1B"
 
 
+def test_a_folder_of_modelscopes_cache_is_named_after_its_model(tmp_path: Path) -> None:
+    assert folder_name(tmp_path / "models" / "Some--Packy-1.5B" / "snapshots" / "master") == "Packy-1.5B"
+
+
 def test_a_buffer_of_integers_is_no_weight(tmp_path: Path) -> None:
     tensors = {name: values(*shape) for name, shape in TENSORS.items()}
     tensors["model.position_ids"] = numpy.arange(4)
