@@ -21,6 +21,7 @@ from packager.weights.boxes import Shape
 from packager.weights.merged import MergedTensors
 from packager.weights.row_graph import Axis, Constant, Elementwise, Joined, Node, Reshaped, Stored, Viewed, Whole
 from packager.weights.slabs import SlabCache
+from packager.weights.strides import digits, telling_strides, view_axis
 
 _RESHAPES = {"reshape", "reshape_as", "view", "view_as", "flatten", "unflatten", "ravel", "contiguous", "clone"}
 _VIEWS = {"permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "T", "mT", "t", "squeeze", "unsqueeze"}
@@ -175,7 +176,7 @@ class _Compiler:
 
     def _viewed(self, call: _Call, shape: Shape) -> Node | None:
         before = _shape(call.args[0])
-        strides = _telling_strides(before)
+        strides = telling_strides(before)
         probe = torch.empty_strided(before, strides, dtype=call.args[0].dtype, device="meta")
         rest = map(_sliced, call.args[1:]) if call.name == "__getitem__" else call.args[1:]
         result = call.function(probe, *rest, **call.kwargs)
@@ -184,9 +185,9 @@ class _Compiler:
         same_memory = result.untyped_storage()._cdata == probe.untyped_storage()._cdata
         if not same_memory or tuple(result.shape) != shape:
             return None
-        origin = _digits(result.storage_offset(), strides)
+        origin = digits(result.storage_offset(), strides)
         axes = tuple(
-            Axis(source=None) if size == 1 else _axis(stride, strides, origin)
+            Axis(source=None) if size == 1 else view_axis(stride, strides, origin)
             for size, stride in zip(result.shape, result.stride(), strict=True)
         )
         used = [axis.source for axis in axes if axis.source is not None]
@@ -254,28 +255,3 @@ def _sliced(index: Any) -> Any:
     if isinstance(index, list) and len(index) == 1 and type(index[0]) is int:
         return slice(index[0], index[0] + 1 or None)
     return index
-
-
-def _telling_strides(shape: Shape) -> tuple[int, ...]:
-    """Give strides from which an offset, or a multiple of one stride, tells its dimension and its index."""
-    strides, stride = [], 1
-    for size in reversed(shape):
-        strides.append(stride)
-        stride *= size + 1
-    return tuple(reversed(strides))
-
-
-def _digits(offset: int, strides: tuple[int, ...]) -> tuple[int, ...]:
-    digits = []
-    for stride in strides:
-        digits.append(offset // stride)
-        offset %= stride
-    return tuple(digits)
-
-
-def _axis(stride: int, strides: tuple[int, ...], origin: tuple[int, ...]) -> Axis:
-    steps = _digits(stride, strides)
-    sources = [number for number, step in enumerate(steps) if step]
-    if len(sources) != 1:  # a diagonal, or one element again and again
-        return Axis(source=None)
-    return Axis(source=sources[0], first=origin[sources[0]], step=steps[sources[0]])

@@ -137,8 +137,9 @@ class _Task:
 
     @property
     def size_bytes(self) -> int:
-        """Give how large the converted block will be."""
-        return sum(tensor_bytes((self.end - self.first, self.columns), kind) for kind in self.types)
+        """Give how large the block is, in float32 or converted, whichever is more: what is freed in between leaves holes."""
+        shape = (self.end - self.first, self.columns)
+        return max(tensor_bytes(shape, GgmlType.F32), sum(tensor_bytes(shape, kind) for kind in self.types))
 
     def __call__(self) -> ConvertedBlock:
         with torch.inference_mode():

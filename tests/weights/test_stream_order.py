@@ -67,7 +67,7 @@ def test_an_error_comes_in_its_turn_and_the_pool_ends(
     threads: int, nothing: MergedTensors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is before it is given first, and what is far behind it is never begun."""
-    monkeypatch.setattr(stream_module, "BYTES_AHEAD", 2 * 2 * 2 * COLUMNS)
+    monkeypatch.setattr(stream_module, "BYTES_AHEAD", 2 * 2 * 4 * COLUMNS)
     begun = []
 
     def numbered(number: int) -> Callable[[], torch.Tensor]:
