@@ -5,6 +5,7 @@ Imports nothing heavy. A test holds the estimate against what a process takes.
 
 from __future__ import annotations
 
+import math
 import os
 
 from packager.artifacts import Checkpoint
@@ -16,10 +17,12 @@ BYTES_WAITING = 32 << 20
 # Parts of computed tensors that are kept, because making them again for every block would cost too much.
 CACHE_BYTES = 64 << 20
 
-# Measured on CPython 3.11, torch 2.14 with CUDA libraries, transformers 5: what is resident before the first weight is read.
+# Measured on CPython 3.11, torch 2.15 with CUDA libraries, transformers 5: what is resident before the first weight is read.
 _RUNTIME_BYTES = 590_000_000
-_BYTES_PER_TOKEN = 1_350  # of the vocabulary, read by transformers and written as metadata
+_BYTES_PER_TOKEN = 1_150  # of the vocabulary, read by transformers and written as metadata
 _BYTES_PER_THREAD = 8_000_000  # one block as it is stored, merged, and in every type
+# For these the converter reads a tokenizer.json in a second way before it finds what it is.
+_READS_TWICE = ("LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM")
 
 
 def usable_cores() -> int:
@@ -30,11 +33,14 @@ def usable_cores() -> int:
 
 
 def estimated_peak_memory(base: Checkpoint, output_bytes: int) -> int:
-    """Give the most memory a pass is expected to hold, in bytes: what it has at any size, and its vocabulary.
+    """Give the most memory a pass is expected to hold, in bytes: the same at any size but for the vocabulary.
 
     Args:
         base: The checkpoint.
         output_bytes: Size of all files that are written: what is small never fills the bounds.
     """
-    in_flight = min(BYTES_AHEAD + BYTES_WAITING + CACHE_BYTES // 2, output_bytes)
-    return _RUNTIME_BYTES + _BYTES_PER_TOKEN * base.vocab_size + in_flight + _BYTES_PER_THREAD * usable_cores()
+    readings = 1 + (base.architecture in _READS_TWICE and not (base.folder / "tokenizer.model").is_file())
+    vocabulary = readings * _BYTES_PER_TOKEN * base.vocab_size
+    fused = any(len(tensor.shape) > 2 and math.prod(tensor.shape) * 4 > CACHE_BYTES for tensor in base.tensors)
+    in_flight = min(BYTES_AHEAD, output_bytes) + (2 * CACHE_BYTES if fused else 0)
+    return _RUNTIME_BYTES + vocabulary + in_flight + _BYTES_PER_THREAD * usable_cores()
