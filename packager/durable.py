@@ -23,6 +23,10 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
+# Where in a build folder what a killed run had written is kept, for the next one to continue.
+UNFINISHED = ".packager/unfinished"
+
+
 @dataclass(frozen=True, kw_only=True)
 class FileDigest:
     """What a file held: a name (never an absolute path), its size, and the sha256 of its bytes."""

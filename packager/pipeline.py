@@ -335,6 +335,7 @@ def write_weights(
         digests=lambda ggufs: tuple(
             FileDigest(name=gguf.path.name, size_bytes=gguf.size_bytes, sha256=gguf.sha256) for gguf in ggufs
         ),
+        continues=True,
     )
 
 

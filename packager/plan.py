@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from packager.artifacts import Adapter, Checkpoint, Quant
+from packager.durable import UNFINISHED
 from packager.errors import InputInvalid, NoSpace, PackagerError, PlanRefused, Unsupported, Usage
 from packager.events import Emit, silent
 from packager.formats.adapter import read_adapters
@@ -160,7 +161,7 @@ def make_plan(request: BuildRequest) -> Plan:
         files=files,
         peak_disk_bytes=needed,
         free_disk_bytes=free,
-        peak_memory_bytes=peak_memory_bytes(base),
+        peak_memory_bytes=peak_memory_bytes(fine_tuned(base, adapter), sum(file.size_bytes for file in files)),
         template=template.template.source,
         stops=template.template.stops,
         names=_names(request, name),
@@ -289,8 +290,13 @@ def _check_output(output: Path) -> None:
 
 
 def _disk(output: Path, files: tuple[PlannedFile, ...]) -> tuple[int, int]:
-    """Give bytes still to write and bytes free: a file that is already there in full is replaced only if it is stale."""
-    needed = _SMALL_FILES_BYTES + sum(file.size_bytes for file in files if not (output / file.name).is_file())
+    """Give bytes still to write and bytes free: a file that is already there in full is replaced only if it is stale.
+
+    What a killed build left unfinished is continued or removed, so its bytes are not needed again.
+    """
+    needed = sum(file.size_bytes for file in files if not (output / file.name).is_file())
+    unfinished = sum(path.stat().st_size for path in (output / UNFINISHED).rglob("*.partial"))
+    needed = _SMALL_FILES_BYTES + max(0, needed - unfinished)
     existing = output.absolute()
     while not existing.is_dir():
         existing = existing.parent

@@ -1,7 +1,8 @@
 """A build folder that can be killed at any moment: locks, receipts, and stages that are done once.
 
-Layout below `DIR/.packager/`: `lock`, `staging/` (empty between runs), `receipts/STAGE.json`, `digests.json`. A receipt is
-the only proof that a stage finished; that a file exists proves nothing.
+Layout below `DIR/.packager/`: `lock`, `staging/` (empty between runs), `unfinished/` (what a killed run had written of a stage
+that continues), `receipts/STAGE.json`, `digests.json`. A receipt is the only proof that a stage finished; that a file exists
+proves nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +17,16 @@ from typing import TypeVar
 from filelock import FileLock, Timeout
 
 from packager.codec import canonical_json, decode, digest, encode, map_paths
-from packager.durable import FileDigest, disk_error, disk_errors, is_disk_error, sha256_file, sync_file, sync_folder
+from packager.durable import (
+    UNFINISHED,
+    FileDigest,
+    disk_error,
+    disk_errors,
+    is_disk_error,
+    sha256_file,
+    sync_file,
+    sync_folder,
+)
 from packager.errors import InputInvalid, Locked
 from packager.events import Emit, Noted, StageFinished, StageStarted, silent
 from packager.formats.model_files import model_files
@@ -44,6 +54,8 @@ class Workspace:
         self._emit = emit
         self._private = folder / ".packager"
         self._staging = self._private / "staging"
+        self._unfinished = folder / UNFINISHED
+        self._places: dict[str, Path] = {}
         self._receipts = ReceiptBox(self._private / "receipts")
         self._lock = FileLock(self._private / "lock", timeout=0)
 
@@ -69,6 +81,8 @@ class Workspace:
     ) -> None:
         try:
             self._clear()
+            if error is None:
+                _remove(self._unfinished)
         finally:
             self._lock.release()
 
@@ -82,6 +96,7 @@ class Workspace:
         title: str,
         outputs: tuple[str, ...] = (),
         digests: Callable[[T], tuple[FileDigest, ...]] | None = None,
+        continues: bool = False,
     ) -> T:
         """Do a stage, or give what it gave before if nothing it depends on has changed.
 
@@ -97,6 +112,8 @@ class Workspace:
             title: One line for people.
             outputs: Names that are known beforehand, so that a foreign file in their place is found before the work.
             digests: Gives the digests that the job took while it wrote; files it does not name are read again.
+            continues: Whether the job goes on with what it finds in its folder: what a run with the same key left there
+                when it was killed or interrupted. After any other error nothing is left.
 
         Returns:
             The job's result, its paths inside the build folder wherever that is now.
@@ -115,6 +132,8 @@ class Workspace:
             return reused[0]
         for name in outputs:
             self._refuse_foreign(name, sha256=None)
+        place = self._unfinished / f"{stage}-{wanted[:16]}" if continues else self._staging / stage
+        self._places[stage] = self._prepared(place)
         receipt = self._work(stage, wanted, job, before, digests)
         value = self._restore(kind, receipt)
         self._publish(receipt)
@@ -164,16 +183,19 @@ class Workspace:
         digests: Callable[[T], tuple[FileDigest, ...]] | None,
     ) -> Receipt:
         """Run the job and give its receipt, which does not count until it is published."""
-        self._clear()
-        staging = self._staging / stage
-        with disk_errors(staging):
-            staging.mkdir(parents=True)
+        staging = self._places[stage]
         try:
             result = job(staging)
+        except KeyboardInterrupt:
+            raise
         except OSError as error:
+            _remove(staging)
             if not is_disk_error(error):
                 raise
             raise disk_error(error, self.folder) from error
+        except BaseException:
+            _remove(staging)
+            raise
         outputs = self._collect(stage, staging, () if digests is None else digests(result))
         replaced = {output.name for output in outputs}
         old = () if before is None else before.outputs + before.earlier
@@ -183,6 +205,17 @@ class Workspace:
             self._emit(Noted(stage=stage, text=text, warning=True))
         relative = map_paths(result, lambda path: self._relative(stage, path))
         return Receipt(stage=stage, key=key, outputs=outputs, earlier=earlier, result=encode(relative))
+
+    def _prepared(self, place: Path) -> Path:
+        """Make a folder for a job's files; one that continues keeps what is in it, and nothing else is kept beside it."""
+        self._clear()
+        with disk_errors(place):
+            if place.is_relative_to(self._unfinished) and self._unfinished.is_dir():
+                for other in self._unfinished.iterdir():
+                    if other != place:
+                        _remove(other)
+            place.mkdir(parents=True, exist_ok=True)
+        return place
 
     def _collect(self, stage: str, staging: Path, taken: tuple[FileDigest, ...]) -> tuple[FileDigest, ...]:
         known = {(item.name, item.size_bytes): item.sha256 for item in taken}
@@ -208,12 +241,13 @@ class Workspace:
             for output in receipt.outputs:
                 target = self.folder / output.name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                (self._staging / receipt.stage / output.name).replace(target)
+                (self._places[receipt.stage] / output.name).replace(target)
                 folders.update(parent for parent in target.parents if parent.is_relative_to(self.folder))
             for folder in sorted(folders, key=lambda path: len(path.parts), reverse=True):
                 sync_folder(folder)
         self._receipts.save(receipt)
         self._clear()
+        _remove(self._places[receipt.stage])
 
     def _refuse_foreign(self, name: str, *, sha256: str | None) -> None:
         """Refuse to replace a file that no receipt, and no intent of a killed run, knows; equal bytes are no loss."""
@@ -245,7 +279,7 @@ class Workspace:
         return map_paths(value, self._inside)
 
     def _relative(self, stage: str, path: Path) -> Path:
-        for root in (self._staging / stage, self.folder):
+        for root in (self._places[stage], self.folder):
             if path.is_relative_to(root):
                 return Path(path.relative_to(root).as_posix())
         raise RuntimeError(f"stage {stage} gave {path}, which is outside of its folders")
@@ -258,10 +292,15 @@ class Workspace:
 
     def _clear(self) -> None:
         with disk_errors(self._staging):
-            if self._staging.exists():
-                shutil.rmtree(self._staging)
+            _remove(self._staging)
             for path in (*self._private.glob("*.partial"), *self._private.glob("receipts/*.partial")):
                 path.unlink()
+
+
+def _remove(folder: Path) -> None:
+    with disk_errors(folder):
+        if folder.exists():
+            shutil.rmtree(folder)
 
 
 def _key(stage: str, key: object) -> str:

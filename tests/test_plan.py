@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from packager.artifacts import Quant
+from packager.durable import UNFINISHED
 from packager.errors import NoSpace, PlanRefused
 from packager.plan import BuildRequest, make_plan
 from packager.quants import DEFAULT_QUANTS
@@ -98,3 +99,11 @@ def test_a_name_with_a_tag_of_its_own_is_refused(smollm2: Path, tmp_path: Path) 
         make_plan(request(smollm2, None, tmp_path / "out", name="me/packy:q8_0"))
     assert refused.value.exit_code == 2
     assert refused.value.hint == "Use --name me/packy."
+
+
+def test_what_a_killed_build_left_is_not_needed_again(smollm2: Path, tmp_path: Path) -> None:
+    before = make_plan(request(smollm2, None, tmp_path)).summary.peak_disk_bytes
+    folder = tmp_path / UNFINISHED / "quantize-0123456789abcdef"
+    folder.mkdir(parents=True)
+    (folder / "model-F16.gguf.partial").write_bytes(bytes(100_000_000))
+    assert before - make_plan(request(smollm2, None, tmp_path)).summary.peak_disk_bytes == 100_000_000

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from packager.artifacts import Gguf, Quant
-from packager.durable import FileDigest
+from packager.durable import UNFINISHED, FileDigest
 from packager.errors import InputInvalid, Locked, NoSpace
 from packager.events import Event, Noted, StageFinished, StageStarted
 from packager.formats.adapter import read_adapter
@@ -104,6 +105,75 @@ def test_two_stages_have_their_own_receipts(tmp_path: Path) -> None:
     job = Runs(a="1")
     once(tmp_path, job, stage="first")
     assert job.count == 0
+
+
+class Continues:
+    """A job that adds a line to its file each time, until it has three."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+        self.found: list[str] = []
+
+    def __call__(self, staging: Path) -> Result:
+        file = staging / "a.partial"
+        for _ in range(3):
+            before = file.read_text() if file.exists() else ""
+            self.found.append(before)
+            file.write_text(before + "line\n")
+            if len(before) == 0 and self.error is not None:
+                raise self.error
+            if before.count("line") == 2:
+                break
+        file.rename(staging / "a")
+        return Result(files=(staging / "a",), note="")
+
+    def run(self, folder: Path, key: Key | None = None) -> Result:
+        with Workspace(folder) as workspace:
+            return workspace.once("make", key=key or Key(), job=self, kind=Result, title="make it", continues=True)
+
+
+def test_an_interrupted_stage_goes_on_with_what_it_left(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        Continues(KeyboardInterrupt()).run(tmp_path)
+    assert contents(tmp_path) == {}
+    once(tmp_path / "elsewhere", Runs(a="1"))
+    job = Continues(None)
+    job.run(tmp_path)
+    assert job.found == ["line\n", "line\n" * 2]
+    assert contents(tmp_path)["a"] == "line\n" * 3
+    assert not (tmp_path / UNFINISHED).exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "key"),
+    [
+        pytest.param(InputInvalid("bad"), None, id="after-an-error-of-the-input"),
+        pytest.param(OSError(28, "No space left on device"), None, id="after-a-full-disk"),
+        pytest.param(KeyboardInterrupt(), Key(seed=1), id="with-another-key"),
+    ],
+)
+def test_nothing_is_continued(error: BaseException, key: Key | None, tmp_path: Path) -> None:
+    with pytest.raises((InputInvalid, NoSpace, KeyboardInterrupt)):
+        Continues(error).run(tmp_path)
+    job = Continues(None)
+    job.run(tmp_path, key)
+    assert job.found[0] == ""
+    assert not list((tmp_path / ".packager").rglob("a.partial"))
+
+
+def once_and_fail(folder: Path) -> None:
+    with contextlib.suppress(InputInvalid), Workspace(folder) as workspace:
+        workspace.once("first", key=Key(), job=Runs(b="2"), kind=Result, title="")
+        raise InputInvalid("the server is not there")
+
+
+def test_what_is_unfinished_outlives_other_stages_and_not_a_run_that_ends_well(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), Workspace(tmp_path) as workspace:
+        workspace.once("make", key=Key(), job=Continues(KeyboardInterrupt()), kind=Result, title="", continues=True)
+    once_and_fail(tmp_path)
+    assert list((tmp_path / UNFINISHED).rglob("a.partial"))
+    once(tmp_path, Runs(c="3"), stage="other")
+    assert not (tmp_path / UNFINISHED).exists()
 
 
 def _flip(path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from packager.artifacts import Adapter, ChatTemplate, Checkpoint, Dtype, Gguf, Quant
 from packager.errors import InputInvalid
-from packager.events import Advanced, Emit, silent
+from packager.events import Emit, Noted, silent
 from packager.formats.fine_tuned import fine_tuned
 from packager.formats.gguf import GgmlType, MetadataEntry, ValueType
 from packager.formats.labelled_rows import LabelledRow
@@ -25,10 +25,13 @@ if TYPE_CHECKING:
     from packager.weights.checkpoint_output import CheckpointOutput
     from packager.weights.converter import Conversion
     from packager.weights.gguf_output import GgufOutput
+    from packager.weights.importance import Importance
+    from packager.weights.journal import FileMark, Hash, Journal, Kept
     from packager.weights.merged import MergedTensors
-    from packager.weights.stream import BlockStream
 
 HF_FOLDER = "hf"
+# In the folder of the output while it is written.
+JOURNAL_NAME = "pass.journal"
 _QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 
 
@@ -51,7 +54,8 @@ class QuantizeJob:
         template: The chat template to embed; None leaves the checkpoint's own.
         name: general.name; empty leaves what the checkpoint says of itself.
         file_stem: Files are `{file_stem}-{QUANT}.gguf`.
-        output: A folder that exists; files appear in it under their name when they are complete.
+        output: A folder that exists; files appear in it under their name when they are complete. What a killed run of the
+            same job left there is continued.
         tree: The converter.
         imatrix: An importance matrix of this model, in either of llama.cpp's formats; None without one.
         keep_hf: The merged checkpoint to write as well, below `HF_FOLDER` in `output`; None for none.
@@ -72,6 +76,8 @@ class QuantizeJob:
 def quantize(job: QuantizeJob, *, emit: Emit = silent, threads: int | None = None) -> tuple[Gguf, ...]:
     """Write every GGUF of a job in one pass over the weights.
 
+    Killed or interrupted, it leaves unfinished files and a journal in the output folder, and the same call continues there.
+
     Args:
         job: What to write.
         emit: Told how many of all output bytes are written.
@@ -91,41 +97,94 @@ def quantize(job: QuantizeJob, *, emit: Emit = silent, threads: int | None = Non
     import torch
 
     from packager.weights.converter import Conversion
-    from packager.weights.gguf_metadata import with_template
+    from packager.weights.gguf_output import HeaderDiffers, partial_path
     from packager.weights.importance import importance_for
+    from packager.weights.journal import Journal
     from packager.weights.merged import MergedTensors, single_threaded_torch
-    from packager.weights.output_types import output_types
-    from packager.weights.stream import BlockStream, usable_cores
 
-    with single_threaded_torch(), torch.inference_mode(), MergedTensors(job.base, job.adapter) as merged:
+    with (
+        single_threaded_torch(),
+        torch.inference_mode(),
+        MergedTensors(job.base, job.adapter) as merged,
+        _kept_checkpoint(job, merged) as checkpoint,
+    ):
         conversion = Conversion(job.base, merged, job.tree)
-        importance = importance_for(job.imatrix, [(tensor.name, tensor.shape) for tensor in conversion.tensors])
+        journal = Journal(job.output / JOURNAL_NAME)
+        paths = [job.output / gguf_name(job.file_stem, quant) for quant in job.quants]
+        for path in paths:  # killed between the first file's name and the last's
+            if path.is_file() and not partial_path(path).exists():
+                path.replace(partial_path(path))
+        run = _Pass(
+            job=job,
+            conversion=conversion,
+            merged=merged,
+            importance=importance_for(job.imatrix, [(tensor.name, tensor.shape) for tensor in conversion.tensors]),
+            checkpoint=checkpoint,
+            journal=journal,
+            emit=emit,
+            threads=threads,
+        )
+        try:
+            return run.write(journal.kept(tuple(map(partial_path, paths))))
+        except HeaderDiffers:
+            journal.remove()
+            return run.write(None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pass:
+    """One pass over the weights, from the start or from where another was interrupted."""
+
+    job: QuantizeJob
+    conversion: Conversion
+    merged: MergedTensors
+    importance: Importance | None
+    checkpoint: CheckpointOutput | None
+    journal: Journal
+    emit: Emit
+    threads: int | None
+
+    def write(self, kept: Kept | None) -> tuple[Gguf, ...]:
+        from packager.weights.gguf_metadata import with_template
+        from packager.weights.journal import START
+        from packager.weights.memory import usable_cores
+        from packager.weights.output_types import output_types
+        from packager.weights.stream import BlockStream
+        from packager.weights.writing import OutputWriter, Progress, left_or_removed
+
+        job, conversion, importance = self.job, self.conversion, self.importance
         types = output_types(conversion, job.quants, importance)
 
         def wanted(name: str) -> frozenset[GgmlType]:
             return frozenset(types[quant][name] for quant in job.quants)
 
+        start = kept.mark.position if kept is not None else START
+        outputs: list[GgufOutput] = []
         with (
-            _kept(job, merged) as kept,
-            BlockStream(conversion.tensors, merged, wanted, threads or usable_cores(), importance) as stream,
+            left_or_removed(outputs, self.journal),
+            BlockStream(
+                conversion.tensors, self.merged, wanted, self.threads or usable_cores(), start, importance
+            ) as stream,
         ):
             # The kernels are at work from here on, while the tokenizer is read.
             metadata = with_template(conversion.metadata(job.name), job.template)
-            outputs: list[GgufOutput] = []
-            try:
-                for quant in job.quants:
-                    keys = importance.metadata() if importance is not None and quant not in FLOATS else ()
-                    outputs.append(_output(job, quant, metadata + keys, conversion, types[quant]))
-                made = _write(stream, outputs, emit)
-                _finish_kept(job, kept)
-                return made
-            except BaseException:
-                for output in outputs:
-                    output.discard()
-                raise
+            for number, quant in enumerate(job.quants):
+                mark = None if kept is None else (kept.mark.files[number], kept.hashes[number])
+                keys = importance.metadata() if importance is not None and quant not in FLOATS else ()
+                outputs.append(_output(job, quant, metadata + keys, conversion, types[quant], mark))
+            total, done = sum(o.data_bytes for o in outputs), sum(o.data_bytes_before(start) for o in outputs)
+            if kept is not None:
+                text = f"continues what was interrupted: {done / 1e9:.2f} of {total / 1e9:.2f} GB are there"
+                self.emit(Noted(stage="quantize", text=text))
+            progress = Progress("quantize", total, self.emit, done)
+            with OutputWriter(outputs, self.journal, progress.advance) as writer:
+                for block in stream:
+                    writer.write(block)
+                _finish_checkpoint(job, self.checkpoint)
+                return writer.finish()
 
 
-def _kept(job: QuantizeJob, merged: MergedTensors) -> AbstractContextManager[CheckpointOutput | None]:
+def _kept_checkpoint(job: QuantizeJob, merged: MergedTensors) -> AbstractContextManager[CheckpointOutput | None]:
     """Open the merged checkpoint, which takes every block that the pass reads."""
     from packager.weights.checkpoint_output import CheckpointOutput
 
@@ -136,11 +195,11 @@ def _kept(job: QuantizeJob, merged: MergedTensors) -> AbstractContextManager[Che
     return CheckpointOutput(merged, job.keep_hf.dtype, folder)
 
 
-def _finish_kept(job: QuantizeJob, kept: CheckpointOutput | None) -> None:
+def _finish_checkpoint(job: QuantizeJob, checkpoint: CheckpointOutput | None) -> None:
     from packager.weights.checkpoint_files import write_checkpoint_files
 
-    if kept is not None and job.keep_hf is not None:
-        kept.finish()
+    if checkpoint is not None and job.keep_hf is not None:
+        checkpoint.finish()
         write_checkpoint_files(
             job.base, job.keep_hf.dtype, job.keep_hf.chat_template, job.output / HF_FOLDER, adapter=job.adapter
         )
@@ -177,10 +236,11 @@ def merge(job: MergeJob, *, emit: Emit = silent) -> tuple[Path, ...]:
     from packager.weights.checkpoint_files import write_checkpoint_files
     from packager.weights.checkpoint_output import planned_tensors, write_checkpoint_weights
     from packager.weights.merged import MergedTensors, single_threaded_torch
+    from packager.weights.writing import Progress
 
     with single_threaded_torch(), torch.inference_mode(), MergedTensors(job.base, job.adapter) as merged:
         total = sum(tensor.size_bytes for tensor in planned_tensors(merged, job.dtype))
-        progress = _Progress("merge", total, emit)
+        progress = Progress("merge", total, emit)
         weights = write_checkpoint_weights(merged, job.dtype, job.output, advance=progress.advance)
     files = write_checkpoint_files(job.base, job.dtype, job.chat_template, job.output, adapter=job.adapter)
     return (*weights, *files)
@@ -247,11 +307,11 @@ def calibrate(job: CalibrateJob, *, emit: Emit = silent) -> Path:
     return job.output
 
 
-def peak_memory_bytes(base: Checkpoint) -> int:
-    """Give the most memory that `quantize` is expected to hold, in bytes."""
-    from packager.weights.sizes import estimated_peak_memory
+def peak_memory_bytes(base: Checkpoint, output_bytes: int) -> int:
+    """Give the most memory that `quantize` is expected to hold while it writes so many bytes."""
+    from packager.weights.memory import estimated_peak_memory
 
-    return estimated_peak_memory(base)
+    return estimated_peak_memory(base, output_bytes)
 
 
 def supported_architecture(base: Checkpoint, tree: LlamaCppTree) -> bool:
@@ -284,6 +344,7 @@ def _output(
     metadata: tuple[MetadataEntry, ...],
     conversion: Conversion,
     types: dict[str, GgmlType],
+    kept: tuple[FileMark, Hash] | None,
 ) -> GgufOutput:
     from packager.weights.gguf_output import GgufOutput
 
@@ -292,30 +353,4 @@ def _output(
     last = [MetadataEntry(key=key, type=ValueType.UINT32, value=number) for key, number in numbers.items()]
     entries = [*(entry for entry in metadata if entry.key not in numbers), *last]
     tensors = [(tensor.name, tensor.shape, types[tensor.name]) for tensor in conversion.tensors]
-    return GgufOutput(job.output / gguf_name(job.file_stem, quant), quant, entries, tensors)
-
-
-class _Progress:
-    """Reports bytes as they are written, at most 200 times."""
-
-    def __init__(self, stage: str, total: int, emit: Emit) -> None:
-        self._stage, self._total, self._emit = stage, total, emit
-        self._done = self._shown = 0
-
-    def advance(self, size_bytes: int, detail: str) -> None:
-        self._done += size_bytes
-        if self._done == self._total or self._done - self._shown >= self._total // 200:
-            self._shown = self._done
-            self._emit(Advanced(stage=self._stage, done=self._done, total=self._total, unit="B", detail=detail))
-
-
-def _write(stream: BlockStream, outputs: list[GgufOutput], emit: Emit) -> tuple[Gguf, ...]:
-    progress = _Progress("quantize", sum(output.data_bytes for output in outputs), emit)
-    for block in stream:
-        for output in outputs:
-            data = block.data[output.type_of(block.name)]
-            output.write(data)
-            progress.advance(len(data), block.name)
-            if block.last:
-                output.end_tensor()
-    return tuple(output.finish() for output in outputs)
+    return GgufOutput(job.output / gguf_name(job.file_stem, quant), quant, entries, tensors, kept)

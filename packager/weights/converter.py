@@ -2,7 +2,8 @@
 
 The architecture's own class decides names, shapes, permutations, float types and metadata. It is given lazy tensors that
 read `MergedTensors`, so that what it maps is base + adapter in float32. A tensor it only renames is recognised and stays
-readable row block by row block; everything else (permuted, split, stacked) is evaluated whole, when its turn comes.
+readable row block by row block; what is permuted, split, stacked or fused is a graph (`lazy_graph`) of which any rows can be
+computed, and only what is not understood there is evaluated whole.
 
 What differs from `convert_hf_to_gguf.py --outtype f16` on the same folder, and why:
     general.name: the caller's, when given: the folder's name is an accident.
@@ -36,7 +37,10 @@ from packager.formats.gguf import GgmlType, MetadataEntry
 from packager.sources.llama_cpp_tree import LlamaCppTree
 from packager.weights.converter_modules import converter_modules, model_class
 from packager.weights.gguf_metadata import metadata_entry
+from packager.weights.lazy_graph import StoredTensor, lazy_graph, renamed
 from packager.weights.merged import MergedTensors
+from packager.weights.row_graph import Node
+from packager.weights.slabs import SlabCache
 from packager.weights.tensor_types import ModelFacts, llama_order
 
 
@@ -49,8 +53,9 @@ class ConvertedTensor:
         shape: Rows first.
         f16_type: Its type in an f16 file.
         f32_type: Its type in the f32 file that the quants are made from.
-        source: The merged tensor whose rows it has, unchanged and in order; None when it has to be evaluated.
-        evaluate: Computes it whole: shape `shape`, float32.
+        source: The merged tensor whose rows it has, unchanged and in order; None when it has to be computed.
+        graph: How it is computed, float32.
+        cache: Where parts of it may be kept while it is computed.
     """
 
     name: str
@@ -58,7 +63,8 @@ class ConvertedTensor:
     f16_type: GgmlType
     f32_type: GgmlType
     source: str | None
-    evaluate: Callable[[], torch.Tensor]
+    graph: Node
+    cache: SlabCache
 
 
 class Conversion:
@@ -87,7 +93,8 @@ class Conversion:
                 self._model.prepare_tensors()
                 f32.set_gguf_parameters()
         self.facts = _facts(f32.gguf_writer)
-        self.tensors = _paired(base, f32.gguf_writer.tensors[0], self._model.gguf_writer.tensors[0])
+        self.cache = SlabCache()
+        self.tensors = _paired(base, f32.gguf_writer.tensors[0], self._model.gguf_writer.tensors[0], self.cache)
         _refuse_lost_output(base, merged.adapter, self.tensors)
 
     def float_types(self, quant: Quant) -> dict[str, GgmlType]:
@@ -196,18 +203,7 @@ def _facts(writer: Any) -> ModelFacts:
 def _supplier(merged: MergedTensors, name: str) -> Callable[[], Any]:
     lazy_class = sys.modules["conversion"].LazyTorchTensor
     meta = lazy_class.meta_with_dtype_and_shape(merged.dtype(name), merged.shape(name))
-    return lambda: lazy_class(meta=meta, args=(_Source(merged, name),), func=lambda source: source.whole())
-
-
-class _Source:
-    """Marks a lazy tensor as a merged tensor as it is."""
-
-    def __init__(self, merged: MergedTensors, name: str) -> None:
-        self.merged = merged
-        self.name = name
-
-    def whole(self) -> torch.Tensor:
-        return self.merged.whole(self.name)
+    return lambda: lazy_class(meta=meta, args=(StoredTensor(merged, name),), func=lambda stored: stored.whole())
 
 
 def _instance(made: Any, base: Checkpoint, adapter: Adapter | None, file_type: Any) -> Any:
@@ -229,7 +225,9 @@ def _refuse_lost_output(base: Checkpoint, adapter: Adapter | None, tensors: tupl
     )
 
 
-def _paired(base: Checkpoint, f32: dict[str, Any], f16: dict[str, Any]) -> tuple[ConvertedTensor, ...]:
+def _paired(
+    base: Checkpoint, f32: dict[str, Any], f16: dict[str, Any], cache: SlabCache
+) -> tuple[ConvertedTensor, ...]:
     tensors = []
     for name in sorted(f32, key=llama_order):
         wide, half = f32[name], f16[name]
@@ -239,8 +237,9 @@ def _paired(base: Checkpoint, f32: dict[str, Any], f16: dict[str, Any]) -> tuple
                 shape=_counted(tuple(int(size) for size in wide.shape)),
                 f16_type=_float_type(base, name, half.dtype),
                 f32_type=_float_type(base, name, wide.dtype),
-                source=_renamed(wide.tensor),
-                evaluate=_Evaluation(wide.tensor),
+                source=renamed(wide.tensor),
+                graph=lazy_graph(wide.tensor, _evaluated, cache),
+                cache=cache,
             )
         )
         wide.tensor = half.tensor = None  # lazy tensors keep what they computed; nothing may hold on to them
@@ -261,32 +260,8 @@ def _float_type(base: Checkpoint, name: str, number: int) -> GgmlType:
     return GgmlType(int(number))
 
 
-def _renamed(lazy: Any) -> str | None:
-    """Give the merged tensor that a lazy array is an unchanged view of, None when anything was done to it."""
-    steps = ("LazyNumpyTensor.astype.<locals>.<lambda>", "LazyTorchTensor.numpy.<locals>.<lambda>")
-    for step in steps:
-        function = getattr(lazy, "_func", None)
-        if getattr(function, "__qualname__", "") != step:
-            return None
-        lazy = lazy._args[0]
-    arguments: tuple[object, ...] = getattr(lazy, "_args", ())
-    source = arguments[0] if len(arguments) == 1 else None
-    return source.name if isinstance(source, _Source) else None
-
-
-class _Evaluation:
-    """Computes a lazy array without leaving results behind in its graph, as `LazyBase.to_eager` would."""
-
-    def __init__(self, lazy: Any) -> None:
-        self._lazy = lazy
-
-    def __call__(self) -> torch.Tensor:
-        with torch.inference_mode():
-            array = _evaluated(self._lazy)
-        return torch.as_tensor(array).to(torch.float32).contiguous()
-
-
 def _evaluated(item: Any) -> Any:
+    """Compute a lazy array without leaving results behind in its graph, as `LazyBase.to_eager` would."""
     if isinstance(item, list | tuple):
         return type(item)(_evaluated(part) for part in item)
     if hasattr(item, "_chunks"):  # a LazyChunkedTensor, in parts along its first dimension
@@ -294,5 +269,6 @@ def _evaluated(item: Any) -> Any:
     if not hasattr(item, "_meta"):
         return item
     if item._data is not None:
-        return item._data
+        kept = item._data  # an operation in place must not change it
+        return kept.copy() if isinstance(kept, np.ndarray) else kept.clone()
     return item._func(*_evaluated(item._args), **item._kwargs)

@@ -1,4 +1,4 @@
-"""How large the outputs will be and how much memory the pass takes, from names and shapes alone.
+"""How large the outputs will be, from names and shapes alone.
 
 An estimate for a plan: the types are those that llama.cpp gives to the names that the tensors will probably have
 (`weights.listed_types`), and nothing heavy is imported. A test holds it to what is written within 5 %.
@@ -12,14 +12,9 @@ from pathlib import Path
 
 from packager.artifacts import Checkpoint, Dtype, Quant, TensorEntry
 from packager.formats.gguf import padded, tensor_bytes
-from packager.weights.listed_types import EMBEDDINGS, OUTPUTS, listed_types
+from packager.weights.listed_types import listed_types
 from packager.weights.tensor_types import require_importance
 
-# Measured on CPython 3.11, torch 2.14 with CUDA libraries, transformers 5: what is resident before the first weight is read.
-_RUNTIME_BYTES = 780_000_000
-_BYTES_PER_BLOCK_AHEAD = 1_100_000  # f16, q8_0 and q4_k_m of one block
-_BLOCKS_AHEAD = 98
-_BLOCKS_AT_WORK_BYTES = 30_000_000
 _INFO_BYTES = 80  # of one tensor in the header
 MAX_SHARD_BYTES = 5_000_000_000  # of tensors in one file of a checkpoint, unless one alone is larger
 INDEX_NAME = "model.safetensors.index.json"
@@ -57,17 +52,6 @@ def stored_bytes(tensor: TensorEntry, dtype: Dtype) -> int:
     """Give the size of a tensor in a merged checkpoint: floats take `dtype`, everything else stays."""
     is_float = tensor.dtype.startswith(("F", "BF"))
     return math.prod(tensor.shape) * _FLOAT_BYTES[dtype] if is_float else tensor.size_bytes
-
-
-def estimated_peak_memory(base: Checkpoint) -> int:
-    """Give the most memory a pass is expected to hold, in bytes.
-
-    The libraries, the blocks in flight, and twice the largest matrix that may have to be permuted whole, in float32; the
-    embedding and the output layer are only ever renamed.
-    """
-    inner = [tensor for tensor in base.tensors if not tensor.name.endswith((*EMBEDDINGS, *OUTPUTS))]
-    largest = max((math.prod(tensor.shape) for tensor in inner if len(tensor.shape) > 1), default=0)
-    return _RUNTIME_BYTES + _BLOCKS_AHEAD * _BYTES_PER_BLOCK_AHEAD + _BLOCKS_AT_WORK_BYTES + 2 * 4 * largest
 
 
 def _vocabulary_bytes(base: Checkpoint) -> int:

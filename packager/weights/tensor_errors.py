@@ -30,8 +30,9 @@ from packager.weights.block_errors import BlockErrors, Floats, Rows, block_error
 from packager.weights.converter import Conversion, ConvertedTensor
 from packager.weights.importance import Importance, RowImportance, importance_for
 from packager.weights.kernels import can_round, convert_rows, is_coarse, read_rows
+from packager.weights.memory import usable_cores
 from packager.weights.merged import MergedTensors, byte_view, matrix_shape, row_blocks, single_threaded_torch
-from packager.weights.stream import RowReader, row_reader, usable_cores
+from packager.weights.stream import RowReader, row_reader
 from packager.weights.tensor_faults import TensorFault, TensorParts, fault_text, tensor_error
 
 STAGE = "tensors"

@@ -13,6 +13,7 @@ from packager.errors import InputInvalid, ToolMissing
 from packager.formats.checkpoint import read_checkpoint
 from packager.formats.gguf import GgmlType
 from packager.sources.llama_cpp_tree import LlamaCppTree
+from packager.weights.boxes import whole
 from packager.weights.converter import Conversion
 from packager.weights.converter_modules import converter_modules
 from packager.weights.merged import MergedTensors
@@ -53,11 +54,14 @@ def test_renamed_tensors_stream_and_permuted_ones_are_computed(tiny: Callable[[s
         assert found["blk.0.attn_v.weight"].source == "model.layers.0.self_attn.v_proj.weight"
         permuted = found["blk.0.attn_q.weight"]
         assert permuted.source is None
-        before, after = merged.whole("model.layers.0.self_attn.q_proj.weight"), permuted.evaluate()
+        before = merged.whole("model.layers.0.self_attn.q_proj.weight")
+        after = permuted.graph.read(whole(permuted.shape))
         assert not torch.equal(before, after)
         assert torch.equal(before.sort(dim=0).values, after.sort(dim=0).values)
         renamed = found["blk.0.attn_v.weight"]
-        assert torch.equal(renamed.evaluate(), merged.whole("model.layers.0.self_attn.v_proj.weight"))
+        assert torch.equal(
+            renamed.graph.read(whole(renamed.shape)), merged.whole("model.layers.0.self_attn.v_proj.weight")
+        )
     assert found["blk.0.attn_norm.weight"].f16_type is GgmlType.F32
     assert found["token_embd.weight"].f16_type is GgmlType.F16
     assert {tensor.f32_type for tensor in found.values()} == {GgmlType.F32}

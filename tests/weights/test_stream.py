@@ -10,7 +10,9 @@ from packager.formats.gguf import GgmlType
 from packager.weights import merged as merged_module
 from packager.weights.converter import ConvertedTensor
 from packager.weights.merged import MergedTensors
-from packager.weights.stream import BlockStream, usable_cores
+from packager.weights.row_graph import Whole
+from packager.weights.slabs import SlabCache
+from packager.weights.stream import BlockStream
 from tests.weights.made_checkpoints import checkpoint
 
 F32 = frozenset({GgmlType.F32})
@@ -26,13 +28,15 @@ def converted(name: str, weight: torch.Tensor, *, source: str | None, calls: lis
         calls.append(name)
         return weight
 
+    cache = SlabCache()
     return ConvertedTensor(
         name=name,
         shape=tuple(weight.shape),
         f16_type=GgmlType.F16,
         f32_type=GgmlType.F32,
         source=source,
-        evaluate=evaluate,
+        graph=Whole(tuple(weight.shape), evaluate, cache),
+        cache=cache,
     )
 
 
@@ -68,7 +72,3 @@ def test_an_error_in_a_thread_reaches_the_reader(tmp_path: Path) -> None:
         pytest.raises(InputInvalid, match=r"blk\.0\.x has a value that is not finite"),
     ):
         list(stream)
-
-
-def test_there_is_at_least_one_core() -> None:
-    assert usable_cores() >= 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +15,10 @@ from packager.formats.gguf import GgmlType
 from packager.weights import merged as merged_module
 from packager.weights import stream as stream_module
 from packager.weights.converter import ConvertedTensor
+from packager.weights.journal import Position
 from packager.weights.merged import MergedTensors
+from packager.weights.row_graph import Whole
+from packager.weights.slabs import SlabCache
 from packager.weights.stream import BlockStream
 from tests.weights.made_checkpoints import checkpoint
 
@@ -38,7 +40,9 @@ def nothing(tmp_path: Path) -> Iterator[MergedTensors]:
 
 def computed(name: str, rows: int, evaluate: Callable[[], torch.Tensor]) -> ConvertedTensor:
     types = {"f16_type": GgmlType.F16, "f32_type": GgmlType.F32}
-    return ConvertedTensor(name=name, shape=(rows, COLUMNS), source=None, evaluate=evaluate, **types)
+    cache = SlabCache(limit_bytes=0)
+    graph = Whole((rows, COLUMNS), evaluate, cache)
+    return ConvertedTensor(name=name, shape=(rows, COLUMNS), source=None, graph=graph, cache=cache, **types)
 
 
 def test_a_later_tensor_that_is_ready_first_still_comes_later(nothing: MergedTensors) -> None:
@@ -63,7 +67,7 @@ def test_an_error_comes_in_its_turn_and_the_pool_ends(
     threads: int, nothing: MergedTensors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is before it is given first, and what is far behind it is never begun."""
-    monkeypatch.setattr(stream_module, "_BLOCKS_AHEAD", 2)
+    monkeypatch.setattr(stream_module, "BYTES_AHEAD", 2 * 2 * 4 * COLUMNS)
     begun = []
 
     def numbered(number: int) -> Callable[[], torch.Tensor]:
@@ -87,17 +91,33 @@ def test_an_error_comes_in_its_turn_and_the_pool_ends(
 
 
 @pytest.mark.parametrize("threads", [1, 6], ids=["one", "six"])
-def test_a_computed_tensor_is_computed_once_and_let_go(threads: int, nothing: MergedTensors) -> None:
-    """However many threads want its rows at once; nothing of it is left when its last rows have been given."""
-    kept: list[weakref.ref[np.ndarray]] = []
+def test_a_computed_tensor_is_computed_once(threads: int, nothing: MergedTensors) -> None:
+    """However many threads want its rows at once."""
+    begun = []
 
     def evaluate() -> torch.Tensor:
-        array = np.ones((12, COLUMNS), np.float32)
-        kept.append(weakref.ref(array))  # torch holds on to the array for as long as any tensor uses its memory
+        begun.append(1)
         time.sleep(0.05)
-        return torch.from_numpy(array)
+        return torch.ones(12, COLUMNS)
 
     tensors = [computed("whole", 12, evaluate)]
     with BlockStream(tensors, nothing, lambda name: F16, threads) as stream:
         assert [block.last for block in stream] == [False] * 5 + [True]
-        assert [array() for array in kept] == [None]
+    assert begun == [1]
+
+
+def test_it_can_start_behind_any_block(nothing: MergedTensors) -> None:
+    tensors = [computed(name, rows, lambda: torch.ones(12, COLUMNS)) for name, rows in (("a", 6), ("b", 4), ("c", 2))]
+    with BlockStream(tensors, nothing, lambda name: F16, 2) as stream:
+        blocks = [(block.name, block.last, block.after, block.size_bytes) for block in stream]
+    size = 2 * COLUMNS * 2
+    assert [block[0] for block in blocks] == ["a", "a", "a", "b", "b", "c"]
+    assert [block[2] for block in blocks[:3]] == [
+        Position(tensor=0, row=2),
+        Position(tensor=0, row=4),
+        Position(tensor=1, row=0),
+    ]
+    assert {block[3] for block in blocks} == {size}
+    for number, block in enumerate(blocks):
+        with BlockStream(tensors, nothing, lambda name: F16, 2, block[2]) as stream:
+            assert [(b.name, b.last, b.after, b.size_bytes) for b in stream] == blocks[number + 1 :]
