@@ -85,9 +85,7 @@ def quantize(job: QuantizeJob, *, emit: Emit = silent, threads: int | None = Non
         journal = Journal(job.output / JOURNAL_NAME)
         paths = [job.output / gguf_name(job.file_stem, quant) for quant in job.quants]
         for path in paths:
-            if (
-                path.is_file() and not partial_path(path).exists()
-            ):  # killed between the first file's name and the last's
+            if journal.exists() and path.is_file():  # killed between the first file's name and the last's
                 path.replace(partial_path(path))
         run = _Pass(job=job, conversion=conversion, merged=merged, journal=journal, emit=emit, threads=threads)
         try:
