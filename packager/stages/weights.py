@@ -134,11 +134,22 @@ class _Pass:
             if kept is not None:
                 text = f"continues what was interrupted: {done / 1e9:.2f} of {total / 1e9:.2f} GB are there"
                 self.emit(Noted(stage="quantize", text=text))
+            self._note_what_is_large()
             progress = Progress("quantize", total, self.emit, done)
             with OutputWriter(outputs, self.journal, progress.advance) as writer:
                 for block in stream:
                     writer.write(block)
                 return writer.finish()
+
+    def _note_what_is_large(self) -> None:
+        from packager.weights.computed_rows import whole_bytes
+        from packager.weights.memory import CACHE_BYTES
+
+        sizes = {tensor.name: whole_bytes(tensor.graph) for tensor in self.conversion.tensors}
+        name = max(sizes, key=lambda name: sizes[name])
+        if sizes[name] > CACHE_BYTES:
+            text = f"{name} can only be computed whole, which takes {sizes[name] / 1e9:.1f} GB more memory than planned"
+            self.emit(Noted(stage="quantize", text=text, warning=True))
 
 
 @dataclass(frozen=True, kw_only=True)
