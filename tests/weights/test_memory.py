@@ -16,7 +16,7 @@ from packager.stages.weights import estimate
 from packager.weights.memory import BYTES_AHEAD, CACHE_BYTES, estimated_peak_memory, usable_cores
 
 CHILD = """
-import resource, sys
+import sys
 from pathlib import Path
 from packager.artifacts import Quant
 from packager.formats.checkpoint import read_checkpoint
@@ -25,7 +25,9 @@ from packager.stages.weights import QuantizeJob, quantize
 base = read_checkpoint(Path(sys.argv[1]))
 quantize(QuantizeJob(base=base, adapter=None, quants=tuple(Quant), template=None, name="x", file_stem="x",
     output=Path(sys.argv[2]), tree=find_tree(None)))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+# not getrusage: its peak begins with that of the process that started this one
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(int(status["VmHWM"].split()[0]) * 1024)
 """
 
 
