@@ -58,7 +58,7 @@ def test_fused_experts_and_a_vocabulary_that_is_read_twice_take_more(tiny: Calla
     experts = dataclasses.replace(base.tensors[0], shape=(16, 5120, 16384))
     assert estimated_peak_memory(dataclasses.replace(base, tensors=(experts,)), 10**9) == plain + 2 * CACHE_BYTES
     llama = dataclasses.replace(base, architecture="LlamaForCausalLM")
-    assert 100e6 < estimated_peak_memory(llama, 10**9) - plain < 300e6
+    assert 100e6 < estimated_peak_memory(llama, 10**9) - plain - CACHE_BYTES < 300e6
 
 
 def test_there_is_at_least_one_core() -> None:
