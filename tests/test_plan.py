@@ -84,10 +84,10 @@ def test_imports_no_torch(tiny: Callable[[str], Path], tmp_path: Path) -> None:
     import sys
 
     code = (
-        "import sys; from pathlib import Path; from packager.artifacts import Quant\n"
+        "import sys; from pathlib import Path; from packager.quants import DEFAULT_QUANTS\n"
         "from packager.plan import BuildRequest, make_plan\n"
         f"make_plan(BuildRequest(base=Path({str(tiny('qwen2.5'))!r}), adapter=None, output=Path('nowhere'),"
-        " quants=tuple(Quant)[:3]))\n"
+        " quants=DEFAULT_QUANTS))\n"
         "print(sorted({'torch', 'transformers', 'peft'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from packager.artifacts import Gguf, Quant
+from packager.artifacts import Gguf
 from packager.durable import UNFINISHED
 from packager.events import Advanced, Event, Noted
 from packager.plan import BuildRequest
+from packager.quants import DEFAULT_QUANTS
 from packager.single_stages import quantize
 
 MARKS = 40  # how often a mark is made in a pass, from weights/writing.py
@@ -37,7 +38,7 @@ quantize(request(*map(Path, sys.argv[1:])), emit=emit)
 
 
 def request(base: Path, adapter: Path, output: Path) -> BuildRequest:
-    return BuildRequest(base=base, adapter=adapter, output=output, quants=tuple(Quant), register=False, verify=False)
+    return BuildRequest(base=base, adapter=adapter, output=output, quants=DEFAULT_QUANTS, register=False, verify=False)
 
 
 @pytest.fixture(scope="module")

@@ -111,8 +111,8 @@ def quantize(job: QuantizeJob, *, emit: Emit = silent, threads: int | None = Non
         conversion = Conversion(job.base, merged, job.tree)
         journal = Journal(job.output / JOURNAL_NAME)
         paths = [job.output / gguf_name(job.file_stem, quant) for quant in job.quants]
-        for path in paths:  # killed between the first file's name and the last's
-            if path.is_file() and not partial_path(path).exists():
+        for path in paths:
+            if journal.exists() and path.is_file():  # killed between the first file's name and the last's
                 path.replace(partial_path(path))
         run = _Pass(
             job=job,
@@ -176,12 +176,23 @@ class _Pass:
             if kept is not None:
                 text = f"continues what was interrupted: {done / 1e9:.2f} of {total / 1e9:.2f} GB are there"
                 self.emit(Noted(stage="quantize", text=text))
+            self._note_what_is_large()
             progress = Progress("quantize", total, self.emit, done)
             with OutputWriter(outputs, self.journal, progress.advance) as writer:
                 for block in stream:
                     writer.write(block)
                 _finish_checkpoint(job, self.checkpoint)
                 return writer.finish()
+
+    def _note_what_is_large(self) -> None:
+        from packager.weights.computed_rows import whole_bytes
+        from packager.weights.memory import CACHE_BYTES
+
+        sizes = {tensor.name: whole_bytes(tensor.graph) for tensor in self.conversion.tensors}
+        name = max(sizes, key=lambda name: sizes[name])
+        if sizes[name] > CACHE_BYTES:
+            text = f"{name} can only be computed whole, which takes {sizes[name] / 1e9:.1f} GB more memory than planned"
+            self.emit(Noted(stage="quantize", text=text, warning=True))
 
 
 def _kept_checkpoint(job: QuantizeJob, merged: MergedTensors) -> AbstractContextManager[CheckpointOutput | None]:

@@ -42,7 +42,7 @@ class ComputedRows:
     @property
     def whole_bytes(self) -> int:
         """Give how many bytes of it are in memory at once because they can only be computed together."""
-        return sum(4 * math.prod(part.shape) for part in whole_parts(self._node))
+        return whole_bytes(self._node)
 
     def rows(self, first: int, end: int) -> torch.Tensor:
         """Give the rows `first` to `end`: shape `(end - first, columns)`, float32, contiguous, finite.
@@ -84,3 +84,8 @@ class ComputedRows:
         first = near // step * step
         end = min(self._rows, first + step)
         return self._node.cost(((first, end), (0, self._columns))) / ((end - first) * self._columns)
+
+
+def whole_bytes(node: Node) -> int:
+    """Give how many bytes of a graph are in memory at once because they can only be computed together."""
+    return sum(4 * math.prod(part.shape) for part in whole_parts(node))

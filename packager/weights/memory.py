@@ -21,8 +21,8 @@ CACHE_BYTES = 64 << 20
 _RUNTIME_BYTES = 590_000_000
 _BYTES_PER_TOKEN = 1_150  # of the vocabulary, read by transformers and written as metadata
 _BYTES_PER_THREAD = 8_000_000  # one block as it is stored, merged, and in every type
-# For these the converter reads a tokenizer.json in a second way before it finds what it is.
-_READS_TWICE = ("LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM")
+# The converter permutes their q and k, and reads a tokenizer.json in a second way before it finds what it is.
+_LLAMAS = ("LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM")
 
 
 def usable_cores() -> int:
@@ -39,8 +39,10 @@ def estimated_peak_memory(base: Checkpoint, output_bytes: int) -> int:
         base: The checkpoint.
         output_bytes: Size of all files that are written: what is small never fills the bounds.
     """
-    readings = 1 + (base.architecture in _READS_TWICE and not (base.folder / "tokenizer.model").is_file())
+    llama = base.architecture in _LLAMAS
+    readings = 2 if llama and not (base.folder / "tokenizer.model").is_file() else 1
     vocabulary = readings * _BYTES_PER_TOKEN * base.vocab_size
     fused = any(len(tensor.shape) > 2 and math.prod(tensor.shape) * 4 > CACHE_BYTES for tensor in base.tensors)
-    in_flight = min(BYTES_AHEAD, output_bytes) + (2 * CACHE_BYTES if fused else 0)
+    kept = 2 * CACHE_BYTES if fused else CACHE_BYTES if llama else 0
+    in_flight = min(BYTES_AHEAD + kept, output_bytes)
     return _RUNTIME_BYTES + vocabulary + in_flight + _BYTES_PER_THREAD * usable_cores()

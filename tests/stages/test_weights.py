@@ -12,7 +12,7 @@ import pytest
 
 from packager.artifacts import ChatTemplate, Checkpoint, Dtype, Gguf, Pin, Quant
 from packager.errors import InputInvalid, NoSpace, Unsupported
-from packager.events import Advanced, Event
+from packager.events import Advanced, Event, Noted
 from packager.formats.adapter import read_adapter
 from packager.formats.checkpoint import read_checkpoint
 from packager.formats.gguf import read_gguf
@@ -264,6 +264,22 @@ def test_an_architecture_llama_cpp_does_not_know(
     assert not supported_architecture(base, tree)
     with pytest.raises(Unsupported, match="NobodyKnowsForCausalLM"):
         quantize(job(base, tree, tmp_path / "out"))
+
+
+def test_what_is_not_understood_has_the_same_bytes_and_is_said_where_it_is_large(
+    tiny: Callable[[str], Path], tree: LlamaCppTree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from packager.weights import lazy_graph, memory
+
+    base, events = read_checkpoint(tiny("llama3.1")), list[Event]()
+    expected = [gguf.sha256 for gguf in quantize(job(base, tree, tmp_path / "a"), emit=events.append)]
+    assert not any(isinstance(event, Noted) for event in events)
+    monkeypatch.setattr(lazy_graph, "_VIEWS", set())
+    monkeypatch.setattr(memory, "CACHE_BYTES", 64 * 64 * 4 - 1)
+    assert [gguf.sha256 for gguf in quantize(job(base, tree, tmp_path / "b"), emit=events.append)] == expected
+    (note,) = [event for event in events if isinstance(event, Noted)]
+    assert note.warning
+    assert "blk.0.attn_q.weight can only be computed whole" in note.text
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
