@@ -18,6 +18,10 @@ from packager.quants import DEFAULT_QUANTS
 
 TENSOR = '{"name": "w", "dtype": "BF16", "shape": [64, 32], "file": "b/m", "offset": 9, "size_bytes": 4096}'
 PAIR = f'{{"target": "w", "a": {TENSOR}, "b": {TENSOR}, "scale": 0.5, "transposed": true, "magnitude": {TENSOR}}}'
+EXPERT = (
+    f'{{"target": "w", "a": {TENSOR}, "b": {TENSOR}, "scale": 0.5, "experts": 4, "expert": null, "first_output": 8,'
+    ' "transposed": true}'
+)
 REPLACED = f'{{"target": "w", "value": {TENSOR}}}'
 ROWS = f'{{"target": "w", "rows": [3, 1], "values": {TENSOR}}}'
 ADDED = f'{{"target": "w", "value": {TENSOR}, "scale": 2.0}}'
@@ -46,11 +50,13 @@ FORMS = {
     ' "vocab_size": 99, "context_tokens": null, "ties_embeddings": true, "eos_token_ids": [2, 7],'
     f' "sampling": {SAMPLING}, "chat_template": "", "license_id": null, "license_file": "b/L", "tensors": [{TENSOR}]}}',
     "LoraPair": PAIR,
+    "ExpertPair": EXPERT,
     "ReplacedTensor": REPLACED,
     "ReplacedRows": ROWS,
     "AddedVector": ADDED,
     "AdapterStep": STEP,
-    "Adapter": f'{{"steps": [{STEP}], "name": "l", "base_name": null, "updates": [{PAIR}, {REPLACED}, {ROWS}, {ADDED}],'
+    "Adapter": f'{{"steps": [{STEP}], "name": "l", "base_name": null,'
+    f' "updates": [{PAIR}, {EXPERT}, {REPLACED}, {ROWS}, {ADDED}],'
     f' "chat_template": null, "output_layer": {TENSOR}, "tokenizer_folder": "/t"}}',
     "Gguf": '{"path": "o/m.gguf", "quant": "q4_k_m", "sha256": "ab", "size_bytes": 1099511627776}',
     "ToolCall": CALL,

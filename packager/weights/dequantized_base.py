@@ -12,7 +12,6 @@ Source:
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from dataclasses import replace
@@ -20,7 +19,6 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from platformdirs import user_cache_path
 
 from packager.artifacts import Checkpoint, Dtype, Sampling, TensorEntry
 from packager.codec import digest
@@ -31,6 +29,7 @@ from packager.formats.bnb_4bit import Quantized4Bit, quantized_tensors
 from packager.formats.checkpoint import folder_name, list_names
 from packager.formats.json_file import JsonObject, read_object
 from packager.formats.weight_files import read_weights
+from packager.user_cache import cache_folder
 from packager.weights.checkpoint_output import planned_tensors, write_checkpoint_weights
 from packager.weights.merged import MergedTensors, matrix_shape, single_threaded_torch
 
@@ -69,7 +68,7 @@ def dequantized_base(folder: Path, *, cache: Path | None = None, emit: Emit = si
             f"{folder}: is quantized, and not by bitsandbytes to 4 bits", hint="Pass the 16-bit base it was made from."
         )
     tensors = read_weights(folder)
-    root = cache or Path(os.environ.get("PACKAGER_CACHE") or user_cache_path("packager")) / "dequantized"
+    root = cache or cache_folder() / "dequantized"
     final = root / digest(_identity(folder, tensors))[:16] / folder_name(folder)
     with disk_errors(root):
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -138,11 +137,10 @@ class _Dequantized(MergedTensors):
         self._quantized = {weight.name: weight for weight in quantized}
         self._scales: tuple[str, torch.Tensor] = ("", torch.empty(0))
 
-    def rows(self, name: str, first: int, end: int) -> torch.Tensor:
-        """Give the rows `first` to `end`; of a quantized tensor in float32."""
+    def _computed(self, name: str, first: int, end: int) -> torch.Tensor:
         weight = self._quantized.get(name)
         if weight is None:
-            return super().rows(name, first, end)
+            return super()._computed(name, first, end)
         _, columns = matrix_shape(weight.shape)
         start, stop = first * columns, end * columns
         packed = self._flat(weight.packed, start // 2, (stop + 1) // 2)

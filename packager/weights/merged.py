@@ -148,17 +148,19 @@ class MergedTensors:
         Raises:
             InputInvalid: The file ends before the tensor does, or a value is not finite; the tensor is named.
         """
-        updated = self._updated.get(name)
-        if updated is not None:
-            block = updated.rows(first, end)
-        else:
-            block = self.read(self._entries[name], first, end).to(self.dtype(name))
+        block = self._computed(name, first, end)
         if not is_finite(block):
             self._require_finite(self._entries[name])
             raise InputInvalid(f"merged tensor {name} has a value that is not finite", hint=_DIVERGED)
         if self.observer is not None:
             self.observer(name, first, block)
         return block
+
+    def _computed(self, name: str, first: int, end: int) -> torch.Tensor:
+        updated = self._updated.get(name)
+        if updated is not None:
+            return updated.rows(first, end)
+        return self.read(self._entries[name], first, end).to(self.dtype(name))
 
     def whole(self, name: str) -> torch.Tensor:
         """Read a whole tensor in its own shape; the same bits as its `rows`, block by block."""
