@@ -254,10 +254,13 @@ def weights_key(plan: Plan, template: ChatTemplate, inputs: tuple[FileDigest, ..
 
 
 def _importance_digest(plan: Plan) -> str:
-    """Give the digest of what an importance matrix comes from, empty without one."""
-    if plan.request.imatrix is not None:
-        return sha256_file(plan.request.imatrix)
-    return digest(tuple(row.sha256 for row in plan.calibration)) if plan.calibration else ""
+    """Give the digest of what an importance matrix comes from, empty without one; a GGUF says the name of its data."""
+    request = plan.request
+    if request.imatrix is not None:
+        return sha256_file(request.imatrix)
+    if request.calibrate is None:
+        return ""
+    return digest((request.calibrate.name, *(row.sha256 for row in plan.calibration)))
 
 
 def importance_once(
@@ -278,9 +281,8 @@ def importance_once(
     if request.calibrate is None:
         return None
     dataset, text = request.calibrate.name, plan.template.template.text
-    key = ImportanceKey(
-        file=(), inputs=inputs, rows=_importance_digest(plan), template=text, versions=(*tool_versions(), dataset)
-    )
+    versions = (*tool_versions(), job.tree.version)
+    key = ImportanceKey(file=(), inputs=inputs, rows=_importance_digest(plan), template=text, versions=versions)
 
     def compute(staging: Path) -> Path:
         made = CalibrateJob(

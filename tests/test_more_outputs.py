@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,6 +91,15 @@ def test_a_matrix_that_is_there_gives_the_same_files(base: Path, calibrated: Pat
     # general.name and the files' stem come from the same folder, so that every byte is the same
     assert again == {gguf.quant: gguf.sha256 for gguf in find_ggufs(calibrated)}
     assert (tmp_path / "out" / "imatrix.gguf").read_bytes() == matrix.read_bytes()
+
+
+def test_data_of_another_name_is_named_in_the_files(base: Path, talks: Path, calibrated: Path, tmp_path: Path) -> None:
+    out, renamed = Path(shutil.copytree(calibrated, tmp_path / "out")), tmp_path / "renamed.jsonl"
+    shutil.copyfile(talks, renamed)
+    done = run_packager("quantize", base, "-o", out, "--quant", ",".join(QUANTS), "--calibrate", renamed, "--keep-hf")
+    assert done.code == 0, done.err
+    said = [read_gguf(gguf.path).value("quantize.imatrix.dataset") for gguf in find_ggufs(out)]
+    assert said == [None, "renamed.jsonl", "renamed.jsonl"]
 
 
 def test_a_plan_refuses_what_needs_a_matrix_and_counts_what_is_kept(base: Path, talks: Path, tmp_path: Path) -> None:
