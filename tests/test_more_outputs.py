@@ -118,13 +118,36 @@ def test_a_plan_refuses_what_needs_a_matrix_and_counts_what_is_kept(base: Path, 
     assert kept.files[-1].name == "hf/model.safetensors"
     assert kept.files[-1].size_bytes == pytest.approx(size, rel=0.01)
     assert kept.peak_disk_bytes - plain.peak_disk_bytes == kept.files[-1].size_bytes
+    float16 = make_plan(request(quants=(Quant.F16,))).summary.files[0].size_bytes
     one = make_plan(request(quants=(Quant.IQ4_XS,), calibrate=talks)).summary
-    assert one.peak_disk_bytes > one.files[0].size_bytes + size  # float16 meanwhile
+    assert one.files[0].size_bytes < float16
+    assert 0 <= one.peak_disk_bytes - float16 < 5_000_000
+    both = make_plan(request(quants=(Quant.IQ4_XS,), calibrate=talks, keep_hf=True)).summary
+    most = max(float16, sum(file.size_bytes for file in both.files))  # float16 is gone when the others are begun
+    assert 0 <= both.peak_disk_bytes - most < 5_000_000
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "imatrix.gguf").touch()  # computed already
+    assert make_plan(request(quants=(Quant.IQ4_XS,), calibrate=talks)).summary.peak_disk_bytes < one.peak_disk_bytes
     with pytest.raises(PlanRefused, match="both give an importance matrix"):
         make_plan(request(calibrate=talks, imatrix=talks))
     with pytest.raises(PlanRefused) as missing:
         make_plan(request(imatrix=tmp_path / "no.gguf"))
     assert missing.value.exit_code == InputInvalid.exit_code
+
+
+def test_all_problems_are_listed_where_a_matrix_is_to_be_computed(talks: Path, tmp_path: Path) -> None:
+    SmallLlama(hidden=64, inner=64, layers=1).write(tmp_path / "base")
+    request = BuildRequest(
+        base=tmp_path / "base",
+        adapter=None,
+        output=tmp_path / "out",
+        quants=(Quant.Q1_0,),
+        name="me/it:tag",
+        calibrate=talks,
+    )
+    with pytest.raises(PlanRefused) as refused:
+        make_plan(request)
+    assert sorted(type(problem).__name__ for problem in refused.value.problems) == ["Unsupported", "Usage"]
 
 
 def test_unusual_types_are_registered_under_their_names_and_answer(
