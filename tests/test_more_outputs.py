@@ -135,6 +135,18 @@ def test_a_plan_refuses_what_needs_a_matrix_and_counts_what_is_kept(base: Path, 
     assert missing.value.exit_code == InputInvalid.exit_code
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_checkpoint_of_someone_elses_is_found_before_the_work(name: str, base: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "out" / "hf" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    done = run_packager("quantize", base, "-o", tmp_path / "out", "--quant", "q8_0", "--keep-hf")
+    assert done.code == InputInvalid.exit_code
+    assert f"{name}: exists, and packager did not write it" in done.err
+    assert not list((tmp_path / "out").rglob("*.gguf*"))
+    assert mine.read_text() == "mine"
+
+
 def test_all_problems_are_listed_where_a_matrix_is_to_be_computed(talks: Path, tmp_path: Path) -> None:
     SmallLlama(hidden=64, inner=64, layers=1).write(tmp_path / "base")
     request = BuildRequest(
