@@ -173,6 +173,8 @@ class CheckpointOutput:
             for first, end in row_blocks(*matrix_shape(place.tensor.shape)):
                 if (place.tensor.name, first) not in self._written:
                     self._merged.rows(place.tensor.name, first, end)
+                if (place.tensor.name, first) not in self._written:  # there are zeros in its place
+                    raise RuntimeError(f"rows {first} to {end} of {place.tensor.name} were read and not shown")
         paths = [self._output / name for name in self._names]
         for file, path in zip(self._files, paths, strict=True):
             with disk_errors(path):

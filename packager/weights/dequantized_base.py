@@ -149,7 +149,8 @@ class _Dequantized(MergedTensors):
         codes = torch.stack((packed >> 4, packed & 15), dim=1).reshape(-1)[start % 2 :][: stop - start]
         block = torch.arange(start, stop) // weight.block
         values = self._flat(weight.table, 0, 16)[codes.to(torch.int64)] * self._scales_of(weight)[block]
-        return values.to(getattr(torch, weight.dtype)).to(torch.float32).reshape(end - first, columns)
+        block = values.to(getattr(torch, weight.dtype)).to(torch.float32).reshape(end - first, columns)
+        return self._observed(name, first, block)
 
     def _scales_of(self, weight: Quantized4Bit) -> torch.Tensor:
         if self._scales[0] != weight.name:
