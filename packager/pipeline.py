@@ -26,7 +26,7 @@ from packager.stages.modelfile import ModelfileJob, make_modelfile, write_modelf
 from packager.stages.register import RegisterJob, refuse_taken_name, register
 from packager.stages.templates import Target, TemplateResult, write_rewritten, write_templates
 from packager.stages.verify import Verified, VerifyJob, verify
-from packager.stages.weights import CalibrateJob, KeptCheckpoint, QuantizeJob, calibrate, gguf_name, quantize
+from packager.stages.weights import HF_FOLDER, CalibrateJob, KeptCheckpoint, QuantizeJob, calibrate, gguf_name, quantize
 from packager.template_gate import template_for_ollama
 from packager.tool_versions import tool_versions
 from packager.workspace import Workspace
@@ -254,10 +254,13 @@ def weights_key(plan: Plan, template: ChatTemplate, inputs: tuple[FileDigest, ..
 
 
 def _importance_digest(plan: Plan) -> str:
-    """Give the digest of what an importance matrix comes from, empty without one."""
-    if plan.request.imatrix is not None:
-        return sha256_file(plan.request.imatrix)
-    return digest(tuple(row.sha256 for row in plan.calibration)) if plan.calibration else ""
+    """Give the digest of what an importance matrix comes from, empty without one; a GGUF says the name of its data."""
+    request = plan.request
+    if request.imatrix is not None:
+        return sha256_file(request.imatrix)
+    if request.calibrate is None:
+        return ""
+    return digest((request.calibrate.name, *(row.sha256 for row in plan.calibration)))
 
 
 def importance_once(
@@ -278,9 +281,8 @@ def importance_once(
     if request.calibrate is None:
         return None
     dataset, text = request.calibrate.name, plan.template.template.text
-    key = ImportanceKey(
-        file=(), inputs=inputs, rows=_importance_digest(plan), template=text, versions=(*tool_versions(), dataset)
-    )
+    versions = (*tool_versions(), job.tree.version)
+    key = ImportanceKey(file=(), inputs=inputs, rows=_importance_digest(plan), template=text, versions=versions)
 
     def compute(staging: Path) -> Path:
         made = CalibrateJob(
@@ -331,12 +333,18 @@ def write_weights(
         job=job,
         kind=tuple[Gguf, ...],
         title=title,
-        outputs=tuple(gguf_name(plan.file_stem, quant) for quant in plan.request.quants),
+        outputs=_known_names(plan),
         digests=lambda ggufs: tuple(
             FileDigest(name=gguf.path.name, size_bytes=gguf.size_bytes, sha256=gguf.sha256) for gguf in ggufs
         ),
         continues=True,
     )
+
+
+def _known_names(plan: Plan) -> tuple[str, ...]:
+    """Give the names that the pass will write, as far as they are known: a foreign file in their place is found before it."""
+    planned = tuple(file.name for file in plan.summary.files)
+    return (*planned, f"{HF_FOLDER}/config.json") if plan.request.keep_hf else planned
 
 
 def _register(plan: Plan, ggufs: tuple[Gguf, ...], server: OllamaServer, emit: Emit) -> tuple[Registered, ...]:

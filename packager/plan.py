@@ -14,6 +14,7 @@ from packager.durable import UNFINISHED
 from packager.errors import InputInvalid, NoSpace, PackagerError, PlanRefused, Unsupported, Usage
 from packager.events import Emit, silent
 from packager.formats.adapter import read_adapters
+from packager.formats.build_folder import IMATRIX_NAME
 from packager.formats.checkpoint import folder_name, read_checkpoint
 from packager.formats.fine_tuned import fine_tuned
 from packager.formats.labelled_rows import LabelledRow, read_labelled_rows
@@ -147,8 +148,8 @@ def make_plan(request: BuildRequest) -> Plan:
         template = _attempt(problems, lambda: make_template(job))
     stem = _file_stem(name, base, adapter)
     files = _attempt(problems, lambda: _files(request, base, adapter, stem)) or ()
-    needed, free = _disk(request.output, files)
-    needed += _temporary_bytes(request, base, adapter)
+    meanwhile = _attempt(problems, lambda: _temporary_bytes(request, base, adapter)) or 0
+    needed, free = _disk(request.output, files, meanwhile)
     if needed > free:
         problems.append(_no_space(request.output, needed, free))
     if problems or template is None or data is None or calibration is None:
@@ -213,10 +214,10 @@ def _files(request: BuildRequest, base: Checkpoint, adapter: Adapter | None, ste
 
 def _temporary_bytes(request: BuildRequest, base: Checkpoint, adapter: Adapter | None) -> int:
     """Give the size of the float16 file that an importance matrix is computed with, before the others are written."""
-    if request.calibrate is None:
+    if request.calibrate is None or (request.output / IMATRIX_NAME).is_file():
         return 0
     ((_, size),) = estimate(base, adapter, (Quant.F16,))
-    return max(0, size - sum(size for _, size in estimate(base, adapter, request.quants, importance=True)))
+    return size
 
 
 def build_name(text: str) -> ModelName:
@@ -289,14 +290,15 @@ def _check_output(output: Path) -> None:
         raise Usage("the build folder cannot be the root folder", hint="Pass -o DIR.")
 
 
-def _disk(output: Path, files: tuple[PlannedFile, ...]) -> tuple[int, int]:
+def _disk(output: Path, files: tuple[PlannedFile, ...], meanwhile: int) -> tuple[int, int]:
     """Give bytes still to write and bytes free: a file that is already there in full is replaced only if it is stale.
 
-    What a killed build left unfinished is continued or removed, so its bytes are not needed again.
+    What a killed build left unfinished is continued or removed, so its bytes are not needed again; those of a file with holes
+    are fewer than its size. `meanwhile` is what is written first, and gone before the files are begun.
     """
     needed = sum(file.size_bytes for file in files if not (output / file.name).is_file())
-    unfinished = sum(path.stat().st_size for path in (output / UNFINISHED).rglob("*.partial"))
-    needed = _SMALL_FILES_BYTES + max(0, needed - unfinished)
+    unfinished = sum(path.stat().st_blocks * 512 for path in (output / UNFINISHED).rglob("*") if path.is_file())
+    needed = _SMALL_FILES_BYTES + max(meanwhile, needed - unfinished, 0)
     existing = output.absolute()
     while not existing.is_dir():
         existing = existing.parent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,6 +93,15 @@ def test_a_matrix_that_is_there_gives_the_same_files(base: Path, calibrated: Pat
     assert (tmp_path / "out" / "imatrix.gguf").read_bytes() == matrix.read_bytes()
 
 
+def test_data_of_another_name_is_named_in_the_files(base: Path, talks: Path, calibrated: Path, tmp_path: Path) -> None:
+    out, renamed = Path(shutil.copytree(calibrated, tmp_path / "out")), tmp_path / "renamed.jsonl"
+    shutil.copyfile(talks, renamed)
+    done = run_packager("quantize", base, "-o", out, "--quant", ",".join(QUANTS), "--calibrate", renamed, "--keep-hf")
+    assert done.code == 0, done.err
+    said = [read_gguf(gguf.path).value("quantize.imatrix.dataset") for gguf in find_ggufs(out)]
+    assert said == [None, "renamed.jsonl", "renamed.jsonl"]
+
+
 def test_a_plan_refuses_what_needs_a_matrix_and_counts_what_is_kept(base: Path, talks: Path, tmp_path: Path) -> None:
     def request(**changes: object) -> BuildRequest:
         values = {"base": base, "adapter": None, "output": tmp_path / "out", "quants": QUANTS, **changes}
@@ -108,13 +118,48 @@ def test_a_plan_refuses_what_needs_a_matrix_and_counts_what_is_kept(base: Path, 
     assert kept.files[-1].name == "hf/model.safetensors"
     assert kept.files[-1].size_bytes == pytest.approx(size, rel=0.01)
     assert kept.peak_disk_bytes - plain.peak_disk_bytes == kept.files[-1].size_bytes
+    float16 = make_plan(request(quants=(Quant.F16,))).summary.files[0].size_bytes
     one = make_plan(request(quants=(Quant.IQ4_XS,), calibrate=talks)).summary
-    assert one.peak_disk_bytes > one.files[0].size_bytes + size  # float16 meanwhile
+    assert one.files[0].size_bytes < float16
+    assert 0 <= one.peak_disk_bytes - float16 < 5_000_000
+    both = make_plan(request(quants=(Quant.IQ4_XS,), calibrate=talks, keep_hf=True)).summary
+    most = max(float16, sum(file.size_bytes for file in both.files))  # float16 is gone when the others are begun
+    assert 0 <= both.peak_disk_bytes - most < 5_000_000
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "imatrix.gguf").touch()  # computed already
+    assert make_plan(request(quants=(Quant.IQ4_XS,), calibrate=talks)).summary.peak_disk_bytes < one.peak_disk_bytes
     with pytest.raises(PlanRefused, match="both give an importance matrix"):
         make_plan(request(calibrate=talks, imatrix=talks))
     with pytest.raises(PlanRefused) as missing:
         make_plan(request(imatrix=tmp_path / "no.gguf"))
     assert missing.value.exit_code == InputInvalid.exit_code
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_checkpoint_of_someone_elses_is_found_before_the_work(name: str, base: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "out" / "hf" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    done = run_packager("quantize", base, "-o", tmp_path / "out", "--quant", "q8_0", "--keep-hf")
+    assert done.code == InputInvalid.exit_code
+    assert f"{name}: exists, and packager did not write it" in done.err
+    assert not list((tmp_path / "out").rglob("*.gguf*"))
+    assert mine.read_text() == "mine"
+
+
+def test_all_problems_are_listed_where_a_matrix_is_to_be_computed(talks: Path, tmp_path: Path) -> None:
+    SmallLlama(hidden=64, inner=64, layers=1).write(tmp_path / "base")
+    request = BuildRequest(
+        base=tmp_path / "base",
+        adapter=None,
+        output=tmp_path / "out",
+        quants=(Quant.Q1_0,),
+        name="me/it:tag",
+        calibrate=talks,
+    )
+    with pytest.raises(PlanRefused) as refused:
+        make_plan(request)
+    assert sorted(type(problem).__name__ for problem in refused.value.problems) == ["Unsupported", "Usage"]
 
 
 def test_unusual_types_are_registered_under_their_names_and_answer(

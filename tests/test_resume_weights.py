@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from packager.artifacts import Gguf
 from packager.durable import UNFINISHED
-from packager.events import Advanced, Event, Noted
+from packager.events import Advanced, Emit, Event, Noted, silent
 from packager.plan import BuildRequest
 from packager.quants import DEFAULT_QUANTS
 from packager.single_stages import quantize
@@ -122,3 +123,22 @@ def test_another_header_begins_anew(
     ggufs = quantize(request(*inputs, killed), emit=events.append)
     assert set(digests(ggufs).values()).isdisjoint(expected.values())
     assert not any(isinstance(event, Noted) and "continues" in event.text for event in events)
+
+
+def test_the_kept_checkpoint_is_complete_after_a_kill(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+    """What the first run read is not read again for the GGUF files, and yet has to be in the checkpoint."""
+
+    def made(folder: Path, kill: Emit) -> dict[str, bytes]:
+        quantize(replace(request(*inputs, folder), keep_hf=True), emit=kill)
+        return {path.name: path.read_bytes() for path in (*folder.glob("*.gguf"), *(folder / "hf").iterdir())}
+
+    def kill(event: Event) -> None:
+        if isinstance(event, Advanced) and event.stage == "quantize" and event.done >= KILLED_AT * event.total:
+            raise KeyboardInterrupt
+
+    events: list[Event] = []
+    with pytest.raises(KeyboardInterrupt):
+        made(tmp_path / "killed", kill)
+    assert list((tmp_path / "killed" / UNFINISHED).rglob("*.gguf.partial"))
+    assert made(tmp_path / "killed", events.append) == made(tmp_path / "whole", silent)
+    assert any(isinstance(event, Noted) and "continues what was" in event.text for event in events)

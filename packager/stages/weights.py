@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from packager.artifacts import Adapter, ChatTemplate, Checkpoint, Dtype, Gguf, Quant
 from packager.errors import InputInvalid
 from packager.events import Emit, Noted, silent
-from packager.formats.fine_tuned import fine_tuned
+from packager.formats.fine_tuned import fine_tuned, tokenizer_folder
 from packager.formats.gguf import GgmlType, MetadataEntry, ValueType
 from packager.formats.labelled_rows import LabelledRow
 from packager.quants import FILE_TYPES, FLOATS
@@ -308,7 +308,8 @@ def calibrate(job: CalibrateJob, *, emit: Emit = silent) -> Path:
     from packager.chat.calibration_texts import rendered
     from packager.weights.calibration import calibrate as compute
 
-    texts = rendered(job.rows, job.chat_template, job.pass_through.base)
+    tokenizer = tokenizer_folder(job.pass_through.base, job.pass_through.adapter)
+    texts = rendered(job.rows, job.chat_template, tokenizer)
     temporary = replace(job.pass_through, quants=(Quant.F16,), imatrix=None, keep_hf=None)
     (f16,) = quantize(temporary, emit=emit)
     try:

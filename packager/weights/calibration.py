@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -180,18 +181,23 @@ def write_matrix(output: Path, found: dict[str, Squares], *, dataset: str, chunk
 
 
 class _Model:
-    """A file on the CPU with the scheduler's callback; use it in a `with` statement."""
+    """A file on the CPU with the scheduler's callback; use it in a `with` statement.
+
+    It is evaluated in a thread of its own. ctypes drops what is raised inside a callback, and in the main thread that is where
+    Ctrl-C nearly always arrives: it would be lost, and with it the rest of the chunk.
+    """
 
     def __init__(self, gguf: Path, collector: Collector) -> None:
         import llama_cpp
 
         self._library: Any = llama_cpp
         self._gguf = gguf
-        pointer = ctypes.POINTER(_Tensor)
+        self._collector = collector
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="evaluate")
+        self._stopped = False
+        self._error: Exception | None = None
         # The scheduler holds a bare pointer to it: it must live as long as the context.
-        self._callback = llama_cpp.ggml_backend_sched_eval_callback(
-            lambda tensor, ask, _: collector.see(ctypes.cast(tensor, pointer).contents, bool(ask))
-        )
+        self._callback = llama_cpp.ggml_backend_sched_eval_callback(self._shown)
         self._context: Any = None
         self._model: Any = None
 
@@ -216,6 +222,7 @@ class _Model:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=True)
         self._library.llama_batch_free(self._batch)
         self._library.llama_free(self._context)
         self._library.llama_model_free(self._model)
@@ -240,8 +247,27 @@ class _Model:
             batch.logits[index] = True  # without, the last block is evaluated for one position only
         if library.llama_vocab_get_add_bos(self._vocabulary):
             batch.token[0] = library.llama_vocab_bos(self._vocabulary)
-        if library.llama_decode(self._context, batch) != 0:
+        decoding = self._pool.submit(library.llama_decode, self._context, batch)
+        try:
+            status = decoding.result()
+        except BaseException:
+            self._stopped = True
+            wait([decoding])
+            raise
+        if self._error is not None:
+            raise self._error
+        if status != 0:
             raise Unsupported(f"{self._gguf.name}: llama.cpp cannot evaluate it", hint="Pass --imatrix FILE.")
+
+    def _shown(self, tensor: Any, ask: bool, _: object) -> bool:
+        """Answer the scheduler; after the first error, or once stopped, it computes nothing more of the chunk."""
+        if self._stopped:
+            return bool(ask)
+        try:
+            return self._collector.see(ctypes.cast(tensor, ctypes.POINTER(_Tensor)).contents, bool(ask))
+        except Exception as error:  # noqa: BLE001  # it is raised by `evaluate`: nothing may leave a callback
+            self._error, self._stopped = error, True
+            return False
 
 
 def _plain_name(name: bytes) -> str:

@@ -93,7 +93,7 @@ class CheckpointOutput:
     """The files being written while somebody else reads the merged tensors: every block that is read goes into its place.
 
     Which block comes when does not matter, nor whether one comes twice. What nobody read by `finish` is read then. Use it in a
-    `with` statement: without `finish` nothing is left.
+    `with` statement: without `finish` nothing is left, nor of what had the files' names before.
 
     Args:
         merged: The tensors; this becomes its observer.
@@ -126,6 +126,9 @@ class CheckpointOutput:
             partial = self._partial(name)
             header = _shard_header(shard)
             with disk_errors(partial):
+                (self._output / name).unlink(
+                    missing_ok=True
+                )  # of a run killed behind `finish`: it would take its room twice
                 file = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
                 self._files.append(file)
                 os.pwrite(file, header, 0)
@@ -173,6 +176,8 @@ class CheckpointOutput:
             for first, end in row_blocks(*matrix_shape(place.tensor.shape)):
                 if (place.tensor.name, first) not in self._written:
                     self._merged.rows(place.tensor.name, first, end)
+                if (place.tensor.name, first) not in self._written:  # there are zeros in its place
+                    raise RuntimeError(f"rows {first} to {end} of {place.tensor.name} were read and not shown")
         paths = [self._output / name for name in self._names]
         for file, path in zip(self._files, paths, strict=True):
             with disk_errors(path):

@@ -36,6 +36,7 @@ from packager.weights.merged import MergedTensors, matrix_shape, single_threaded
 STAGE = "dequantize"
 _COPIED = (".json", ".jinja", ".model", ".txt", ".md")
 _METHODS = ("bitsandbytes",)
+_STAGING = ".new-"
 
 
 def is_4bit(config: JsonObject) -> bool:
@@ -73,21 +74,23 @@ def dequantized_base(folder: Path, *, cache: Path | None = None, emit: Emit = si
     with disk_errors(root):
         final.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(final.parent / ".lock"):
+            for left in final.parent.glob(f"{_STAGING}*"):  # of a run that was killed
+                shutil.rmtree(left, ignore_errors=True)
             if not final.is_dir():
                 _make(folder, config, tensors, final, emit)
     return final
 
 
 def _identity(folder: Path, tensors: tuple[TensorEntry, ...]) -> tuple[str, ...]:
-    files = sorted({entry.file for entry in tensors})
-    states = [(file, file.stat()) for file in (folder / "config.json", *files)]
+    files = {folder / "config.json", *_copied(folder), *(entry.file for entry in tensors)}
+    states = [(file, file.stat()) for file in sorted(files)]
     return tuple(f"{file.resolve()} {status.st_size} {status.st_mtime_ns}" for file, status in states)
 
 
 def _make(folder: Path, config: JsonObject, tensors: tuple[TensorEntry, ...], final: Path, emit: Emit) -> None:
     quantized, plain = quantized_tensors(tensors)
     dtype = _dtype(quantized)
-    staging = Path(tempfile.mkdtemp(dir=final.parent, prefix=".new-"))
+    staging = Path(tempfile.mkdtemp(dir=final.parent, prefix=_STAGING))
     try:
         with single_threaded_torch(), torch.inference_mode(), _Dequantized(folder, quantized, plain) as merged:
             total = sum(tensor.size_bytes for tensor in planned_tensors(merged, dtype))
@@ -116,12 +119,19 @@ def _dtype(quantized: tuple[Quantized4Bit, ...]) -> Dtype:
     return Dtype(found.pop()) if len(found) == 1 else Dtype.FLOAT32
 
 
-def _copy_files(folder: Path, config: JsonObject, dtype: Dtype, output: Path) -> None:
+def _copied(folder: Path) -> list[Path]:
+    """Give the files that are the same in 16 bits: tokenizer, templates, card and licence."""
+    found = []
     for name in list_names(folder):
-        source = folder / name
-        kept = source.suffix in _COPIED or name.lower().startswith("license")
-        if kept and source.is_file() and name not in ("config.json", "model.safetensors.index.json"):
-            shutil.copyfile(source, output / name)
+        kept = Path(name).suffix in _COPIED or name.lower().startswith("license")
+        if kept and (folder / name).is_file() and name not in ("config.json", "model.safetensors.index.json"):
+            found.append(folder / name)
+    return found
+
+
+def _copy_files(folder: Path, config: JsonObject, dtype: Dtype, output: Path) -> None:
+    for source in _copied(folder):
+        shutil.copyfile(source, output / source.name)
     values = {key: value for key, value in config.values.items() if key != "quantization_config"}
     keys = [key for key in ("dtype", "torch_dtype") if key in values] or ["torch_dtype"]
     text = json.dumps({**values, **dict.fromkeys(keys, dtype.value)}, indent=2)
@@ -147,7 +157,8 @@ class _Dequantized(MergedTensors):
         codes = torch.stack((packed >> 4, packed & 15), dim=1).reshape(-1)[start % 2 :][: stop - start]
         block = torch.arange(start, stop) // weight.block
         values = self._flat(weight.table, 0, 16)[codes.to(torch.int64)] * self._scales_of(weight)[block]
-        return values.to(getattr(torch, weight.dtype)).to(torch.float32).reshape(end - first, columns)
+        block = values.to(getattr(torch, weight.dtype)).to(torch.float32).reshape(end - first, columns)
+        return self._observed(name, first, block)
 
     def _scales_of(self, weight: Quantized4Bit) -> torch.Tensor:
         if self._scales[0] != weight.name:

@@ -152,9 +152,7 @@ class MergedTensors:
         if not is_finite(block):
             self._require_finite(self._entries[name])
             raise InputInvalid(f"merged tensor {name} has a value that is not finite", hint=_DIVERGED)
-        if self.observer is not None:
-            self.observer(name, first, block)
-        return block
+        return self._observed(name, first, block)
 
     def _computed(self, name: str, first: int, end: int) -> torch.Tensor:
         updated = self._updated.get(name)
@@ -196,6 +194,12 @@ class MergedTensors:
             offset = entry.offset + (row * columns + first) * dtype.itemsize
             self._read_into(view[row * wanted : (row + 1) * wanted], entry, offset)
         return raw.view(dtype).reshape(rows, end - first)
+
+    def _observed(self, name: str, first: int, block: torch.Tensor) -> torch.Tensor:
+        """Tell the observer of a block; everything that gives blocks has to."""
+        if self.observer is not None:
+            self.observer(name, first, block)
+        return block
 
     def _require_finite(self, entry: TensorEntry) -> None:
         for first, end in row_blocks(*matrix_shape(entry.shape)):

@@ -109,6 +109,33 @@ def test_blocks_may_come_in_any_order_twice_or_not_at_all(tmp_path: Path) -> Non
     assert merged.observer is None
 
 
+def test_what_a_killed_run_had_finished_does_not_take_its_room_twice(tmp_path: Path) -> None:
+    SmallLlama(hidden=64, inner=96, layers=2).write(tmp_path / "base")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model.safetensors").write_bytes(b"old")
+    with MergedTensors(read_checkpoint(tmp_path / "base"), None) as merged:
+        with CheckpointOutput(merged, Dtype.FLOAT32, tmp_path / "out") as files:
+            assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.safetensors.partial"]
+            files.finish()
+        assert (tmp_path / "out" / "model.safetensors").stat().st_size > 1000
+
+
+def test_a_block_that_is_read_and_not_shown_is_no_hole_in_the_file(tmp_path: Path) -> None:
+    class Silent(MergedTensors):
+        def rows(self, name: str, first: int, end: int) -> torch.Tensor:
+            return self.read(self._entries[name], first, end)
+
+    SmallLlama(hidden=64, inner=96, layers=2).write(tmp_path / "base")
+    (tmp_path / "out").mkdir()
+    with (
+        Silent(read_checkpoint(tmp_path / "base"), None) as merged,
+        pytest.raises(RuntimeError, match="not shown"),
+        CheckpointOutput(merged, Dtype.FLOAT32, tmp_path / "out") as files,
+    ):
+        files.finish()
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_a_value_that_does_not_fit_stops_the_pass_and_leaves_nothing(tree: LlamaCppTree, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 

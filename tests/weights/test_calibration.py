@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from packager.formats.checkpoint import read_checkpoint
 from packager.formats.gguf import read_gguf
 from packager.sources.llama_cpp_tree import LlamaCppTree
 from packager.stages.weights import QuantizeJob, quantize
-from packager.weights.calibration import CHUNK_TOKENS, calibrate
+from packager.weights.calibration import CHUNK_TOKENS, Collector, calibrate
 from packager.weights.importance import read_importance
 from tests.small_llamas import SmallLlama
 
@@ -139,5 +140,40 @@ def test_too_little_text_and_files_that_are_no_model_are_refused(
     (tmp_path / "broken.gguf").write_bytes(gguf.read_bytes()[:1000])
     with pytest.raises(Unsupported, match=r"broken\.gguf: llama.cpp cannot load it"):
         calibrate(tmp_path / "broken.gguf", TEXTS, tmp_path / "m.gguf", dataset="talks.jsonl")
+    assert not (tmp_path / "m.gguf").exists()
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("happens", "error"),
+    [
+        pytest.param(lambda: signal.raise_signal(signal.SIGINT), KeyboardInterrupt, id="ctrl-c"),
+        pytest.param(lambda: np.zeros(2) + np.zeros(3), ValueError, id="an-error"),
+    ],
+)
+def test_what_happens_while_llama_cpp_evaluates_ends_it(
+    happens: Callable[[], object],
+    error: type[BaseException],
+    made: Callable[[int], tuple[Path, Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Ctypes drops what is raised inside a callback, which is where Ctrl-C finds the main thread."""
+    _, gguf = made(0)
+    seen: list[bool] = []
+    see = Collector.see
+
+    def shown(self: Collector, tensor: object, ask: bool) -> bool:
+        seen.append(ask)
+        if len(seen) == 20:
+            happens()
+        return see(self, tensor, ask)
+
+    monkeypatch.setattr(Collector, "see", shown)
+    events: list[Event] = []
+    with pytest.raises(error):
+        calibrate(gguf, TEXTS, tmp_path / "m.gguf", dataset="talks.jsonl", emit=events.append)
+    assert events == []
     assert not (tmp_path / "m.gguf").exists()
     assert capfd.readouterr().err == ""

@@ -79,7 +79,20 @@ def test_it_is_made_once_and_again_when_the_base_changes(tensors: dict[str, torc
     assert dequantized_base(base, cache=tmp_path / "cache", emit=events.append) == made
     assert not events
     (base / "model.safetensors").touch()
-    assert dequantized_base(base, cache=tmp_path / "cache") != made
+    again = dequantized_base(base, cache=tmp_path / "cache")
+    assert again != made
+    (base / "chat_template.jinja").write_text("{{ messages }}")
+    templated = dequantized_base(base, cache=tmp_path / "cache")
+    assert (templated / "chat_template.jinja").read_text() == "{{ messages }}"
+    assert not (again / "chat_template.jinja").exists()
+
+
+def test_what_a_killed_run_left_is_removed(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    base = write(tmp_path / "base", tensors)
+    made = dequantized_base(base, cache=tmp_path / "cache")
+    left = made.rename(made.with_name(".new-killed"))
+    assert dequantized_base(base, cache=tmp_path / "cache") == made
+    assert not left.exists()
 
 
 def test_a_base_in_16_bits_is_itself(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
