@@ -80,7 +80,7 @@ def dequantized_base(folder: Path, *, cache: Path | None = None, emit: Emit = si
 
 def _identity(folder: Path, tensors: tuple[TensorEntry, ...]) -> tuple[str, ...]:
     files = sorted({entry.file for entry in tensors})
-    states = [(file, file.stat()) for file in (folder / "config.json", *files)]
+    states = [(file, file.stat()) for file in (folder / "config.json", *_copied_files(folder), *files)]
     return tuple(f"{file.resolve()} {status.st_size} {status.st_mtime_ns}" for file, status in states)
 
 
@@ -116,12 +116,20 @@ def _dtype(quantized: tuple[Quantized4Bit, ...]) -> Dtype:
     return Dtype(found.pop()) if len(found) == 1 else Dtype.FLOAT32
 
 
+def _copied_files(folder: Path) -> list[Path]:
+    """Give the files that the 16-bit checkpoint has as they are: tokenizer, templates, card, licence."""
+    return [
+        folder / name
+        for name in list_names(folder)
+        if ((folder / name).suffix in _COPIED or name.lower().startswith("license"))
+        and (folder / name).is_file()
+        and name not in ("config.json", "model.safetensors.index.json")
+    ]
+
+
 def _copy_files(folder: Path, config: JsonObject, dtype: Dtype, output: Path) -> None:
-    for name in list_names(folder):
-        source = folder / name
-        kept = source.suffix in _COPIED or name.lower().startswith("license")
-        if kept and source.is_file() and name not in ("config.json", "model.safetensors.index.json"):
-            shutil.copyfile(source, output / name)
+    for source in _copied_files(folder):
+        shutil.copyfile(source, output / source.name)
     values = {key: value for key, value in config.values.items() if key != "quantization_config"}
     keys = [key for key in ("dtype", "torch_dtype") if key in values] or ["torch_dtype"]
     text = json.dumps({**values, **dict.fromkeys(keys, dtype.value)}, indent=2)

@@ -79,7 +79,12 @@ def test_it_is_made_once_and_again_when_the_base_changes(tensors: dict[str, torc
     assert dequantized_base(base, cache=tmp_path / "cache", emit=events.append) == made
     assert not events
     (base / "model.safetensors").touch()
-    assert dequantized_base(base, cache=tmp_path / "cache") != made
+    changed = dequantized_base(base, cache=tmp_path / "cache")
+    assert changed != made
+    (base / "chat_template.jinja").write_text("new")
+    again = dequantized_base(base, cache=tmp_path / "cache")
+    assert again != changed
+    assert (again / "chat_template.jinja").read_text() == "new"
 
 
 def test_a_base_in_16_bits_is_itself(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
