@@ -31,6 +31,7 @@ _BASE = re.compile(r"pytorch_model(?P<part>-\d{5}-of-\d{5})?\.bin", re.ASCII)
 _INDEX = "pytorch_model.bin.index.json"
 _ADAPTER = "adapter_model.bin"
 _OUTPUT_LAYERS = ("lm_head.weight", "embed_out.weight", "output.weight")
+_NO_WEIGHTS = ("value_head", "optimizer", ".")  # saved beside the model by PPO, and by trainers to go on
 _ANSWER_BYTES = 1 << 20
 _SHOWN = 6
 
@@ -46,9 +47,13 @@ class _Answer:
 def pickles_of(folder: Path, *, adapter: bool) -> tuple[str, ...]:
     """Give the files of a folder with pickled weights; none where there are safetensors, which then count."""
     names = list_names(folder)
-    if any(name.endswith(".safetensors") and name.startswith("adapter_") == adapter for name in names):
+    if any(_holds_weights(name) and name.startswith("adapter_") == adapter for name in names):
         return ()
     return tuple(name for name in names if (name == _ADAPTER if adapter else _BASE.fullmatch(name)))
+
+
+def _holds_weights(name: str) -> bool:
+    return name.endswith(".safetensors") and not name.startswith(_NO_WEIGHTS)
 
 
 def converted_folder(folder: Path, *, adapter: bool, emit: Emit) -> Path:

@@ -225,6 +225,12 @@ def test_safetensors_count_where_both_are_there(tmp_path: Path) -> None:
     assert resolve(Typed(base=base)).base == base
 
 
+def test_safetensors_that_hold_no_model_do_not_count(tmp_path: Path) -> None:
+    base = as_pickle(write_base(tmp_path / "base"))
+    (base / "value_head.safetensors").write_bytes(b"")  # of PPO
+    assert pickles_of(base, adapter=False) == ("pytorch_model.bin",)
+
+
 # --- what must not happen -----------------------------------------------------------------------------------------------
 
 
