@@ -271,7 +271,7 @@ def _notes(tree: LlamaCppTree | None, adapter: Adapter | None) -> tuple[str, ...
 
 def _origins(base: Checkpoint, adapter: Adapter | None) -> tuple[str, ...]:
     """Say which commit on a hub the inputs are, where their folders show it."""
-    folders = [("base", base.folder)] + ([("adapter", adapter.folder)] if adapter is not None else [])
+    folders = [("base", base.folder), *(("adapter", folder) for folder in (adapter.folders if adapter else ()))]
     return tuple(f"{what} from {origin}" for what, folder in folders if (origin := hub_origin(folder)) is not None)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -46,7 +47,6 @@ def test_sizes_are_within_five_percent_of_what_a_build_writes(
 def test_not_enough_disk_is_refused_with_both_numbers(
     smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import shutil
     from collections import namedtuple
 
     usage = namedtuple("usage", "total used free")
@@ -111,3 +111,17 @@ def test_what_a_killed_build_left_is_not_needed_again(smollm2: Path, tmp_path: P
         file.truncate(300_000_000)  # a hole: nothing is on the disk yet
     saved = before - make_plan(request(smollm2, None, tmp_path)).summary.peak_disk_bytes
     assert saved == pytest.approx(100_000_000, rel=1e-3)
+
+
+def test_every_adapter_of_a_hub_is_named_with_its_commit(
+    tiny: Callable[[str], Path], tiny_lora: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folders = [
+        tmp_path / f"models--org--{name}" / "snapshots" / (digit * 40) for name, digit in (("sft", "a"), ("dpo", "b"))
+    ]
+    for folder in folders:
+        shutil.copytree(tiny_lora("qwen2.5"), folder)
+    plan = make_plan(request(tiny("qwen2.5"), folders[0], tmp_path / "out", more_adapters=(folders[1],)))
+    expected = [f"adapter from hf:org/sft at {'a' * 40}", f"adapter from hf:org/dpo at {'b' * 40}"]
+    assert [note for note in plan.summary.notes if note.startswith("adapter")] == expected
+    assert plan.template.prepare_command.endswith(" sft --adapter dpo -o hf")

@@ -9,7 +9,7 @@ from packager.chat.probes import CORE
 from packager.chat.prompt_diff import prompt_diff
 from packager.chat.render import Renderer, RenderRefused, Setting
 from packager.errors import InputInvalid, Unsupported
-from packager.formats.tokenizer import TokenizerFacts
+from packager.formats.tokenizer import TokenizerFacts, read_chat_template
 from packager.sources.trainer_config import TITLES, TrainerTemplate, read_trainer_config
 
 _SHOWN_LINES = 60
@@ -49,7 +49,9 @@ def choose_original(
     of_base = folder_original("the base's chat template", base.folder, base.chat_template)
     of_adapter = None
     if adapter is not None:
-        of_adapter = folder_original("the adapter's chat template", adapter.folder, adapter.chat_template)
+        has_it = (folder for folder in reversed(adapter.folders) if read_chat_template(folder) is not None)
+        folder = next(has_it, adapter.folder)
+        of_adapter = folder_original("the adapter's chat template", folder, adapter.chat_template)
     chosen = of_adapter or of_trainer or of_base
     if chosen is None:
         where = f"{base.folder}" if adapter is None else f"{adapter.folder} and {base.folder}"

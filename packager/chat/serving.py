@@ -15,10 +15,10 @@ GO_FILE = "ollama.gotmpl"
 COMMANDS_FILE = "serve.txt"
 
 
-def prepare_command(base: str, adapter: str | None) -> str:
-    """Give the command that makes the checkpoint the other two commands name; it does not exist before."""
-    parts = ["packager", "merge", base, *([adapter] if adapter else []), "-o", CHECKPOINT]
-    return shlex.join(parts)
+def prepare_command(base: str, adapters: tuple[str, ...]) -> str:
+    """Give the command that makes the checkpoint the other two commands name, with the adapters in order."""
+    more = [word for adapter in adapters[1:] for word in ("--adapter", adapter)]
+    return shlex.join(["packager", "merge", base, *adapters[:1], *more, "-o", CHECKPOINT])
 
 
 def vllm_command(architecture: str) -> str:

@@ -21,7 +21,7 @@ WORDS = ("13a", "zh", "char")
 @options.output
 @click.option("--quant", metavar="QUANT", type=options.QUANT, help="Which quant of MODEL.")
 @click.option("--reference", metavar="BASE[+ADAPTER]", help="Score this too, and compare; without it MODEL alone.")
-@click.option("--adapter", metavar="DIR", type=click.Path(path_type=Path), help="The adapter, apart from BASE.")
+@click.option("--adapter", metavar="DIR", type=options.Place(), help="The adapter, apart from BASE.")
 @options.template
 @source_options.reference
 @options.reference_memory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -35,17 +36,30 @@ class QuantList(click.ParamType[tuple[Quant, ...]]):
         return tuple(quant for quant in Quant if quant in chosen)
 
 
+class Place(click.Path):
+    """A folder, a file, or a hub's id, as a path; what is written as a path is no id, also where nothing is there."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Give the path; of `./ORG/NAME` and `ORG/NAME/`, which pathlib makes the id `ORG/NAME`, the absolute one."""
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        written = str(value).startswith("./") or str(value).endswith("/")
+        return path.absolute() if written and not path.exists() else path
+
+
 QUANT = click.Choice([quant.value for quant in Quant], case_sensitive=False)
 
 
 def base(function: F) -> F:
     """Add BASE: the Hugging Face folder that was fine-tuned."""
-    return click.argument("base", type=click.Path(path_type=Path))(function)
+    return click.argument("base", type=Place())(function)
 
 
 def adapter(function: F) -> F:
     """Add ADAPTER: the PEFT folder; absent for a full fine-tune."""
-    return click.argument("adapter", required=False, type=click.Path(path_type=Path))(function)
+    return click.argument("adapter", required=False, type=Place())(function)
 
 
 def more_adapters(function: F) -> F:
@@ -55,7 +69,7 @@ def more_adapters(function: F) -> F:
         "more_adapters",
         metavar="DIR",
         multiple=True,
-        type=click.Path(path_type=Path),
+        type=Place(),
         help="One more adapter, trained on the result of those before it; may be repeated, in order.",
     )(function)
 

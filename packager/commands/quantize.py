@@ -11,7 +11,7 @@ from packager.commands import options, source_options
 
 
 @click.command(short_help="Write the GGUF files of a checkpoint.")
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=options.Place())
 @options.more_adapters
 @options.dequantize_base
 @options.output

@@ -85,7 +85,7 @@ def show(model: str, adapter: Path | None, template_file: str | None, text: str 
 @click.option(
     "--reference",
     metavar="BASE",
-    type=click.Path(path_type=Path),
+    type=options.Place(),
     help="The checkpoint that a GGUF file, a template file or a model in Ollama is compared with.",
 )
 @click.option(

@@ -111,7 +111,9 @@ def read_reference(base: Path, adapter: Path | None, template_file: str | None, 
     checkpoint = read_checkpoint(base)
     lora = read_adapter(adapter, checkpoint) if adapter is not None else None
     with ExitStack() as stack:
-        reader, missing = _converter(base, stack, emit)  # the slowest part: it goes on while the template is found
+        reader, missing = _converter(
+            checkpoint, lora, stack, emit
+        )  # the slowest part: it goes on while the template is found
         reference = Reference(
             base=checkpoint,
             adapter=lora,
@@ -128,9 +130,13 @@ def read_reference(base: Path, adapter: Path | None, template_file: str | None, 
             return replace(reference, no_metadata=_with_hint(error))
 
 
-def _converter(base: Path, stack: ExitStack, emit: Emit) -> tuple[VocabularyReader | None, str]:
+def _converter(
+    base: Checkpoint, adapter: Adapter | None, stack: ExitStack, emit: Emit
+) -> tuple[VocabularyReader | None, str]:
+    tokenizer, rows = tokenizer_folder(base, adapter), adapter.vocab_size if adapter is not None else None
     try:
-        return stack.enter_context(VocabularyReader(base, find_tree(None, emit=emit))), ""
+        tree = find_tree(None, emit=emit)
+        return stack.enter_context(VocabularyReader(base.folder, tree, tokenizer=tokenizer, vocab_size=rows)), ""
     except PackagerError as error:
         return None, _with_hint(error)
 

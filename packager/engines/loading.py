@@ -35,7 +35,7 @@ def named(folder: Path) -> Iterator[None]:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise InputInvalid(
             f"{folder}: transformers cannot load it ({one_line(error)})",
-            hint=f"Check the model folder with: packager plan {folder}",
+            hint=f"Check the model folder with: packager plan {folder} -o DIR",
         ) from error
 
 

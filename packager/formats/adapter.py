@@ -153,11 +153,5 @@ def _missing_config_hint(folder: Path, names: tuple[str, ...]) -> str:
     if saved:
         return f"Pass the newest checkpoint: {saved[-1]}"
     if "config.json" in names:
-        return f"This is a base; without an adapter, run: packager build {folder}"
+        return f"This is a base; without an adapter, run: packager build {folder} -o DIR"
     return "Pass the folder that peft's save_pretrained wrote."
-
-
-def _trained_on(base_name: str | None, base: Checkpoint) -> str:
-    if base_name is None or Path(base_name).name == base.name:
-        return "Pass the base this adapter was trained on."
-    return f"Pass the base this adapter was trained on: it recorded {base_name}, not {base.name}."

@@ -26,6 +26,7 @@ _EMBEDDINGS = (
     "embed_in.weight",
 )
 _NOT_WEIGHTS = ("training_args", "optimizer", "scheduler", "rng_state")
+_DEQUANTIZE = "build, plan, merge, quantize, verify"  # the commands that have --dequantize-base
 _CHECKPOINT = re.compile(r"checkpoint-\d{1,12}", re.ASCII)
 _LICENSE = re.compile(r"licen[cs]e(\.(txt|md))?", re.IGNORECASE)
 
@@ -122,7 +123,7 @@ def _check_folder(folder: Path) -> None:
         recorded = read_object(folder / "adapter_config.json").text("base_model_name_or_path")
         raise InputInvalid(
             f"{folder}: an adapter (adapter_config.json), expected a base",
-            hint=f"Pass the base first: packager build {shlex.quote(recorded or 'BASE')} {folder}",
+            hint=f"Pass the base first: packager build {shlex.quote(recorded or 'BASE')} {folder} -o DIR",
         )
     if SINGLE not in names and INDEX not in names:
         _refuse_without_weights(folder, names)
@@ -162,7 +163,7 @@ def _refuse_quantized(folder: Path, config: JsonObject) -> None:
     four = settings is not None and method == "bitsandbytes" and (settings.flag("load_in_4bit") or False)
     raise Unsupported(
         f"{folder}: the weights are quantized ({method}), a merge needs 16-bit or 32-bit weights",
-        hint=f"Pass {named}, or add --dequantize-base." if four else f"Pass {named}.",
+        hint=f"Pass {named}, or add --dequantize-base ({_DEQUANTIZE})." if four else f"Pass {named}.",
     )
 
 

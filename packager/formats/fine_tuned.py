@@ -82,6 +82,16 @@ def changed_config(values: Mapping[str, object], base: Checkpoint, adapter: Adap
     return changed
 
 
+def resized_config(values: Mapping[str, object], vocab_size: int) -> dict[str, object]:
+    """Give config.json's values with another size of the vocabulary, where it has one: at the top and in `text_config`."""
+
+    def sized(found: Mapping[str, object]) -> dict[str, object]:
+        return {key: vocab_size if key in ("vocab_size", "n_vocab") else value for key, value in found.items()}
+
+    text = values.get("text_config")
+    return {**sized(values), **({"text_config": sized(text)} if isinstance(text, dict) else {})}
+
+
 def _is_output(name: str) -> bool:
     return name.endswith(".weight") and _module(name) in OUTPUT_MODULES and name.count(".") <= 2
 

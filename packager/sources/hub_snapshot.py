@@ -77,7 +77,7 @@ def check_snapshot(snapshot: Snapshot, emit: Emit) -> tuple[FileDigest, ...]:
         try:
             digests.append(hash_file(file, folder / name))
         except IntegrityMismatch as error:
-            hint = "Run the same command without --offline: what is damaged is fetched again."
+            hint = "Run it without --offline and HF_HUB_OFFLINE: what is damaged is fetched again."
             raise IntegrityMismatch(error.message, hint=hint) from None
     if unknown:
         text = f"not checked: of {len(unknown)} of {len(names)} files in {folder} no digest is recorded"

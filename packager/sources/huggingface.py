@@ -74,7 +74,7 @@ class HuggingFace:
                     continue
                 raise Unreachable(
                     f"{self.endpoint} cannot be reached ({str(error) or type(error).__name__})",
-                    hint="Check the connection; HF_ENDPOINT names a mirror, --offline uses what is in the cache.",
+                    hint="Check the connection; HF_ENDPOINT names a mirror. The cache does not have it.",
                 ) from error
             except (ValueError, KeyError, TypeError) as error:
                 raise HubFailed(

@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from packager.durable import disk_errors
+from packager.sources.trainer_config import run_configs
 from packager.user_cache import cache_folder
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".index.json")
@@ -45,12 +46,26 @@ def made_once(kind: str, key: str, name: str, make: Callable[[Path], None]) -> P
     return place / name
 
 
+def small_files(folder: Path) -> tuple[Path, ...]:
+    """Give everything in a folder that holds no weights: configurations, tokenizer, templates, card, licence.
+
+    Of a `checkpoint-N` the configurations that its trainer left in the run's own folder belong to it: they name the template.
+    """
+    mine = {
+        path.name: path.absolute()
+        for path in folder.iterdir()
+        if (path.name == "additional_chat_templates" or path.is_file())
+        and not path.name.startswith(".")
+        and not path.name.endswith(WEIGHTS)
+    }
+    of_run = {path.name: path for path in run_configs(folder)}
+    return tuple(path for _, path in sorted({**of_run, **mine}.items()))
+
+
 def link_small_files(folder: Path, into: Path) -> None:
-    """Link everything in a folder that holds no weights: configurations, tokenizer, templates, card, licence."""
-    for path in sorted(folder.iterdir()):
-        known = path.name == "additional_chat_templates" or path.is_file()
-        if known and not path.name.startswith(".") and not path.name.endswith(WEIGHTS):
-            (into / path.name).symlink_to(path.absolute())
+    """Link the small files of a folder."""
+    for path in small_files(folder):
+        (into / path.name).symlink_to(path)
 
 
 def fingerprint(paths: Iterable[Path], *more: str) -> str:

@@ -133,7 +133,7 @@ class ModelScope:
                     continue
                 raise Unreachable(
                     f"{self.endpoint} cannot be reached ({cause})",
-                    hint="Check the connection; MODELSCOPE_ENDPOINT names another address, --offline uses the cache.",
+                    hint="Check the connection; MODELSCOPE_ENDPOINT names another address. The cache does not have it.",
                 ) from error
 
     def _new(self, name: HubName) -> Path:

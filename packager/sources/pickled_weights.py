@@ -21,7 +21,7 @@ from packager.formats.checkpoint import folder_name, list_names
 from packager.formats.json_file import JsonObject, parse_object, read_object, read_text
 from packager.formats.safetensors import read_header
 from packager.sources import torch_archive
-from packager.sources.linked_folder import link_small_files, made_once
+from packager.sources.linked_folder import fingerprint, link_small_files, made_once, small_files
 from packager.worker_process import WorkerFailed, WorkerProcess
 
 STAGE = "sources"
@@ -31,6 +31,7 @@ _BASE = re.compile(r"pytorch_model(?P<part>-\d{5}-of-\d{5})?\.bin", re.ASCII)
 _INDEX = "pytorch_model.bin.index.json"
 _ADAPTER = "adapter_model.bin"
 _OUTPUT_LAYERS = ("lm_head.weight", "embed_out.weight", "output.weight")
+_NO_WEIGHTS = ("value_head", "optimizer", ".")  # saved beside the model by PPO, and by trainers to go on
 _ANSWER_BYTES = 1 << 20
 _SHOWN = 6
 
@@ -46,9 +47,13 @@ class _Answer:
 def pickles_of(folder: Path, *, adapter: bool) -> tuple[str, ...]:
     """Give the files of a folder with pickled weights; none where there are safetensors, which then count."""
     names = list_names(folder)
-    if any(name.endswith(".safetensors") and name.startswith("adapter_") == adapter for name in names):
+    if any(_holds_weights(name) and name.startswith("adapter_") == adapter for name in names):
         return ()
     return tuple(name for name in names if (name == _ADAPTER if adapter else _BASE.fullmatch(name)))
+
+
+def _holds_weights(name: str) -> bool:
+    return name.endswith(".safetensors") and not name.startswith(_NO_WEIGHTS)
 
 
 def converted_folder(folder: Path, *, adapter: bool, emit: Emit) -> Path:
@@ -61,7 +66,9 @@ def converted_folder(folder: Path, *, adapter: bool, emit: Emit) -> Path:
     """
     names = pickles_of(folder, adapter=adapter)
     tied = () if adapter or not _may_tie(folder) else _OUTPUT_LAYERS
-    digests = [(name, sha256_file(folder / name, emit=emit, stage=STAGE)) for name in (*names, *_small(folder))]
+    digests = [(name, sha256_file(folder / name, emit=emit, stage=STAGE)) for name in names]
+    index = [folder / _INDEX] if (folder / _INDEX).is_file() else []
+    beside = fingerprint([*small_files(folder), *index])  # they are linked: where they lie counts, too
 
     def make(staging: Path) -> None:
         link_small_files(folder, staging)
@@ -69,10 +76,10 @@ def converted_folder(folder: Path, *, adapter: bool, emit: Emit) -> Path:
         for name in names:
             emit(Noted(stage=STAGE, text=f"{folder / name}: is converted to safetensors, once"))
             left_out += convert_pickle(folder / name, staging / _safe_name(name), tied=tied, emit=emit)
-        if (folder / _INDEX).is_file() and not adapter:
+        if index and not adapter:
             (staging / "model.safetensors.index.json").write_text(_index(folder, left_out), encoding="utf-8")
 
-    return made_once(_KIND, _key([*digests, *tied]), folder_name(folder), make)
+    return made_once(_KIND, _key([*digests, *tied, beside]), folder_name(folder), make)
 
 
 def convert_pickle(
@@ -164,15 +171,6 @@ def _may_tie(folder: Path) -> bool:
     config = read_object(folder / "config.json")
     text = config.child("text_config") or config
     return text.flag("tie_word_embeddings") is not False and config.flag("tie_word_embeddings") is not False
-
-
-def _small(folder: Path) -> list[str]:
-    """Give the files that are linked beside the weights, for the key: where one changes, the folder is another."""
-    return [
-        path.name
-        for path in sorted(folder.iterdir())
-        if path.suffix in (".json", ".jinja", ".model", ".txt", ".md") and path.is_file()
-    ]
 
 
 def _key(facts: list[object]) -> str:

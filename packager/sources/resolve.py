@@ -92,7 +92,7 @@ def _folder(path: Path, typed: Typed, *, adapter: bool, last: bool, emit: Emit) 
             raise InputInvalid(f"{path}: no such file", hint="Check the path.")
         raise InputInvalid(
             f"{path}: a yaml, expected an adapter",
-            hint=f"A LLaMA-Factory yaml takes BASE's place: packager build {path}",
+            hint=f"A LLaMA-Factory yaml takes BASE's place: packager build {path} -o DIR",
         )
     if hub.is_hub_name(str(path)):
         path = hub.fetch(str(path), emit=emit).folder
@@ -100,7 +100,7 @@ def _folder(path: Path, typed: Typed, *, adapter: bool, last: bool, emit: Emit) 
         if not adapter:
             raise InputInvalid(
                 f"{path}: a .pth, which XTuner saves an adapter in, expected a base",
-                hint=f"Pass the base first: packager build BASE {path} --allow-pickle",
+                hint=f"Pass the base first: packager build BASE {path} -o DIR --allow-pickle",
             )
         if not typed.allow_pickle:
             raise _pickle(path)

@@ -15,7 +15,7 @@ from packager.formats.checkpoint import folder_name, list_names
 from packager.formats.json_file import read_object
 from packager.formats.safetensors import read_header
 from packager.formats.weight_files import INDEX, SINGLE, read_shards
-from packager.sources.linked_folder import fingerprint, link_small_files, made_once
+from packager.sources.linked_folder import fingerprint, link_small_files, made_once, small_files
 
 _KIND = "layouts"
 _OWN_LAYOUT = "consolidated"  # Mistral's, with names of its own; transformers reads the other files beside it
@@ -61,7 +61,8 @@ def usual_layout(folder: Path) -> Path:
         if index is not None:
             (staging / INDEX).write_text(index, encoding="utf-8")
 
-    key = fingerprint([folder / name for name in names if (folder / name).is_file()], index or "")
+    weights = [folder / name for name in names if (folder / name).is_file()]
+    key = fingerprint([*weights, *small_files(folder)], index or "")
     return made_once(_KIND, key, folder_name(folder), make)
 
 

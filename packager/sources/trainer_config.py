@@ -68,6 +68,18 @@ def read_trainer_config(folder: Path) -> TrainerTemplate | None:
     return None
 
 
+def run_configs(folder: Path) -> tuple[Path, ...]:
+    """Give the files of a training run's folder that may be a trainer's configuration, for a `checkpoint-N` in it."""
+    run = folder.absolute().parent
+    if not _CHECKPOINT.fullmatch(folder.name):
+        return ()
+    return tuple(
+        path
+        for path in sorted(run.iterdir())
+        if (path.suffix in SUFFIXES or path.name == XTUNER_CONFIG) and path.is_file()
+    )
+
+
 def is_trainer_config(path: Path) -> bool:
     """Say whether a file's name is that of a trainer's configuration, and not of a template."""
     return path.suffix in SUFFIXES or path.suffix == ".py"

@@ -19,11 +19,14 @@ from packager.chat.rewrite import rewritten_form
 from packager.chat.solve import solve_turns
 from packager.chat.stops import find_stops
 from packager.engines.ollama_server import NATIVE_TEMPLATES
+from packager.formats.checkpoint import folder_name
 from packager.formats.fine_tuned import tokenizer_folder
 from packager.formats.text_file import write_text
 from packager.formats.tokenizer import TokenizerFacts, read_tokenizer
 
-_PREPARE = "# vLLM and LMDeploy read the merged checkpoint. Make it beside this file first:"
+_PREPARE = (
+    "# vLLM and LMDeploy read the merged checkpoint. Where --keep-hf did not write hf, make it beside this file first:"
+)
 
 
 class Target(StrEnum):
@@ -107,7 +110,7 @@ def make_template(job: TemplatesJob) -> TemplateResult:
         lmdeploy=lmdeploy,
         go=go_form(turns),
         rewritten=rewritten,
-        prepare_command=serving.prepare_command(job.base.name, job.adapter.name if job.adapter else None),
+        prepare_command=serving.prepare_command(job.base.name, _names(job.adapter)),
         vllm_command=serving.vllm_command(job.base.architecture),
         lmdeploy_command=serving.lmdeploy_command(has_json=lmdeploy.text is not None),
         notes=(
@@ -186,3 +189,7 @@ def _foretold(architecture: str, template: str) -> tuple[str, ...]:
     """Say what an Ollama that runs chat templates would use instead of this one, where that can be told without a server."""
     choice = predict_choice(".".join(map(str, NATIVE_TEMPLATES)), architecture=architecture, jinja=template)
     return (f"{choice.reason} ({choice.code})",) if choice.code else ()
+
+
+def _names(adapter: Adapter | None) -> tuple[str, ...]:
+    return tuple(folder_name(folder) for folder in adapter.folders) if adapter is not None else ()

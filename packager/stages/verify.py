@@ -11,6 +11,8 @@ from packager.durable import FileDigest
 from packager.errors import InputInvalid, OllamaFailed, ToolMissing
 from packager.events import Emit, silent
 from packager.evidence import Evidence, Subject
+from packager.formats.checkpoint import folder_name
+from packager.formats.fine_tuned import fine_tuned
 from packager.formats.labelled_rows import LabelledRow
 from packager.parity.findings import Findings
 from packager.parity.gates import Gates, QuantGates
@@ -121,7 +123,7 @@ def _subject(job: VerifyJob) -> Subject:
     return Subject(
         name=job.ggufs[0].path.stem.rpartition("-")[0],
         base=job.base.name,
-        adapter=job.adapter.name if job.adapter is not None else None,
+        adapter=" + ".join(map(folder_name, job.adapter.folders)) if job.adapter is not None else None,
         architecture=job.base.architecture,
         template_source=job.template.source,
         template_sha256=job.template.original_sha256,
@@ -143,7 +145,7 @@ def _file(
     """Compare one file: as bytes, embedded, and as Ollama serves it, with the file open once for both."""
     from packager.engines.llama_cpp import Embedded
 
-    structure = check_structure(gguf, base=job.base, template=job.template)
+    structure = check_structure(gguf, base=fine_tuned(job.base, job.adapter), template=job.template)
     if not structure.whole:  # llama.cpp may crash on a damaged file
         reason = "the file is damaged"
         unmade = [_not_checked(gguf.quant, name, "all", reason) for name in ("llama.cpp", "ollama")]

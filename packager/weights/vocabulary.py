@@ -27,10 +27,15 @@ class VocabularyReader:
     Args:
         folder: A Hugging Face folder; only its config and tokenizer files are read.
         tree: The converter.
+        tokenizer: The folder whose tokenizer is read, for a fine-tune with one of its own; None for the same.
+        vocab_size: The rows that the embedding has after the fine-tune; None for what config.json says.
     """
 
-    def __init__(self, folder: Path, tree: LlamaCppTree) -> None:
+    def __init__(
+        self, folder: Path, tree: LlamaCppTree, *, tokenizer: Path | None = None, vocab_size: int | None = None
+    ) -> None:
         self._folder = folder
+        self._grown = {"tokenizer": str(tokenizer or folder), "vocab_size": str(vocab_size or "")}
         self._tree = tree
         self._worker = WorkerProcess(_COMMAND)
         self._worker.start()
@@ -58,7 +63,8 @@ class VocabularyReader:
         with tempfile.TemporaryDirectory(prefix="packager-") as scratch:
             output = Path(scratch) / "vocabulary.gguf"
             question = {
-                "folder": str(folder), "tree": str(tree.path), "version": tree.version, "output": str(output), **more
+                "folder": str(folder), "tree": str(tree.path), "version": tree.version, "output": str(output),
+                **self._grown, **more,
             }  # fmt: skip
             answer = self._ask(question)
             if answer:

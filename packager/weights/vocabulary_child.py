@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from packager.errors import ToolMissing
+from packager.formats.fine_tuned import resized_config
 from packager.formats.gguf import MetadataEntry, header_bytes
 from packager.sources.llama_cpp_tree import LlamaCppTree
 from packager.weights.converter_modules import converter_modules, model_class
@@ -70,11 +71,23 @@ def serve(answers: Any) -> None:
         answers.flush()
 
 
-def write_vocabulary(*, folder: str, tree: str, version: str, output: str, parameters: str = "") -> None:
+def write_vocabulary(
+    *,
+    folder: str,
+    tree: str,
+    version: str,
+    output: str,
+    parameters: str = "",
+    tokenizer: str = "",
+    vocab_size: str = "",
+) -> None:
     """Write a GGUF file that has the tokenizer's metadata, with `parameters` also the architecture's, and no tensors."""
     with converter_modules(LlamaCppTree(path=Path(tree), version=version)) as gguf:
-        made = model_class(Path(folder), lambda _: {})
-        model = made(Path(folder), gguf.LlamaFileType.MOSTLY_F16, Path("vocabulary.gguf"))
+        made = model_class(Path(folder), lambda _: {}, tokenizer=Path(tokenizer or folder))
+        hparams = None
+        if vocab_size:
+            hparams = resized_config(made.load_hparams(Path(folder), made.is_mistral_format), int(vocab_size))
+        model = made(Path(folder), gguf.LlamaFileType.MOSTLY_F16, Path("vocabulary.gguf"), hparams=hparams)
         if parameters:
             model.set_gguf_parameters()
         model.set_vocab()

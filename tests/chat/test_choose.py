@@ -55,6 +55,16 @@ def test_the_template_of_training_is_chosen(
     assert choose(of_base, of_adapter) == Original(source=f"the {source}'s chat template", text=text, choice=place)
 
 
+def test_the_choice_of_several_adapters_is_the_folder_that_has_the_template(tmp_path: Path) -> None:
+    first, last = tmp_path / "sft", tmp_path / "dpo"
+    for folder in (first, last):
+        folder.mkdir()
+    (first / "chat_template.jinja").write_text(samples.CHATML)
+    both = replace(adapter(samples.CHATML), steps=(AdapterStep(folder=first), AdapterStep(folder=last)))
+
+    assert choose(None, both).choice == str(first / "chat_template.jinja")
+
+
 @pytest.mark.parametrize(
     ("of_adapter", "difference"),
     [

@@ -22,5 +22,6 @@ def test_lmdeploy_always_gets_a_template(has_json: bool, template: str) -> None:
 
 
 def test_the_checkpoint_is_made_by_merge() -> None:
-    assert serving.prepare_command("base", "lora") == "packager merge base lora -o hf"
-    assert serving.prepare_command("my base", None) == "packager merge 'my base' -o hf"
+    assert serving.prepare_command("base", ("lora",)) == "packager merge base lora -o hf"
+    assert serving.prepare_command("base", ("sft", "dpo")) == "packager merge base sft --adapter dpo -o hf"
+    assert serving.prepare_command("my base", ()) == "packager merge 'my base' -o hf"

@@ -64,6 +64,22 @@ def test_a_command_gets_the_folders_and_the_template_of_a_yaml(here: Path, build
     assert got == {"base": Path("base"), "adapter": Path("one"), "template_file": "one.yaml"}
 
 
+@pytest.mark.parametrize(
+    "typed",
+    [
+        pytest.param(["./nosuch/base"], id="base"),
+        pytest.param(["nosuch/base/"], id="with a slash behind it"),
+        pytest.param(["base", "./nosuch/lora"], id="adapter"),
+    ],
+)
+def test_what_is_written_as_a_path_is_asked_of_no_hub(
+    here: Path, build: click.Command, got: Got, typed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("packager.sources.hub.fetch", lambda *_, **__: pytest.fail("a hub was asked"))
+    run(build, *typed)
+    assert here / typed[-1] in got.values()
+
+
 def test_a_checkpoint_is_chosen_by_an_option(here: Path, build: click.Command, got: Got) -> None:
     run(build, "base", "run", "--checkpoint", "4")
     assert got == {"base": Path("base"), "adapter": Path("run/checkpoint-4"), "template_file": None}

@@ -282,14 +282,23 @@ def test_a_quantized_base_names_its_16_bit_base(tmp_path: Path) -> None:
     folder = write_base(tmp_path / "b", quantization_config=BNB, _name_or_path="unsloth/Qwen3-8B-unsloth-bnb-4bit")
     with pytest.raises(Unsupported) as caught:
         read_checkpoint(folder)
-    assert caught.value.hint == "Pass its 16-bit base unsloth/Qwen3-8B, or add --dequantize-base."
+    assert (
+        caught.value.hint
+        == "Pass its 16-bit base unsloth/Qwen3-8B, or add --dequantize-base (build, plan, merge, quantize, verify)."
+    )
     with pytest.raises(Unsupported) as caught:
         read_checkpoint(write_base(tmp_path / "Qwen3-4B-bnb-4bit", quantization_config=BNB))
-    assert caught.value.hint == "Pass its 16-bit base Qwen3-4B, or add --dequantize-base."
+    assert (
+        caught.value.hint
+        == "Pass its 16-bit base Qwen3-4B, or add --dequantize-base (build, plan, merge, quantize, verify)."
+    )
     (folder / "README.md").write_text("---\nbase_model: Qwen/Qwen3-8B\n---\n")
     with pytest.raises(Unsupported) as caught:
         read_checkpoint(folder)
-    assert caught.value.hint == "Pass its 16-bit base Qwen/Qwen3-8B, or add --dequantize-base."
+    assert (
+        caught.value.hint
+        == "Pass its 16-bit base Qwen/Qwen3-8B, or add --dequantize-base (build, plan, merge, quantize, verify)."
+    )
 
 
 @pytest.mark.parametrize("name", ["packy.gguf", "weights.safetensors"])

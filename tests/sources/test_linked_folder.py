@@ -112,3 +112,19 @@ def test_a_fingerprint_changes_with_a_files_size_and_time_and_with_what_is_added
     assert fingerprint([file], "more") != first
     os.utime(file, ns=(1, 1))
     assert fingerprint([file]) != first
+
+
+def test_a_checkpoint_keeps_the_configurations_of_its_run(tmp_path: Path) -> None:
+    folder, into = tmp_path / "run" / "checkpoint-5", tmp_path / "into"
+    folder.mkdir(parents=True)
+    into.mkdir()
+    for path in (folder / "config.json", folder / "own.yaml"):
+        path.write_text("mine")
+    for name in ("training_args.yaml", "own.yaml", "xtuner_config.py", "other.py", "config.json", "trainer_state.json"):
+        (folder.parent / name).write_text("the run's")
+
+    link_small_files(folder, into)
+
+    assert {path.name: path.read_text() for path in into.iterdir()} == {
+        "config.json": "mine", "own.yaml": "mine", "training_args.yaml": "the run's", "xtuner_config.py": "the run's"
+    }  # fmt: skip

@@ -24,6 +24,7 @@ from packager.formats.checkpoint import read_checkpoint
 from packager.sources.pickled_weights import convert_pickle, converted_folder, pickles_of
 from packager.sources.resolve import Typed, resolve
 from packager.sources.shards import usual_layout
+from packager.sources.trainer_config import read_trainer_config
 from tests.formats.tiny_folders import write_adapter, write_base
 from tests.sources import hostile_pickles as hostile
 from tests.sources.test_trainer_output import plant_leftovers
@@ -174,6 +175,34 @@ def test_an_adapter_is_converted(tmp_path: Path) -> None:
     assert read_adapter(folder, read_checkpoint(base)).name == "lora"
 
 
+def test_a_folder_that_was_moved_or_got_a_file_is_not_taken_for_what_it_was(tmp_path: Path) -> None:
+    lora = as_pickle(write_adapter(tmp_path / "lora"), "adapter_model.bin", "adapter_model.safetensors")
+    converted_folder(lora, adapter=True, emit=silent)
+    (lora / "train.yaml").write_text("model_name_or_path: base\ntemplate: alpaca\n")
+    assert (converted_folder(lora, adapter=True, emit=silent) / "train.yaml").is_file()
+
+    (tmp_path / "elsewhere").mkdir()
+    moved = converted_folder(lora.rename(tmp_path / "elsewhere" / "lora"), adapter=True, emit=silent)
+
+    assert all(path.exists() for path in moved.iterdir())
+
+
+@pytest.mark.parametrize("adapter", [pytest.param(False, id="base"), pytest.param(True, id="adapter")])
+def test_a_checkpoint_is_converted_with_the_template_of_its_run(tmp_path: Path, adapter: bool) -> None:
+    run = tmp_path / "run" / "checkpoint-5"
+    run.parent.mkdir()
+    if adapter:
+        as_pickle(write_adapter(run), "adapter_model.bin", "adapter_model.safetensors")
+    else:
+        as_pickle(write_base(run))
+    (run.parent / "training_args.yaml").write_text("model_name_or_path: base\ntemplate: alpaca\n")
+
+    found = read_trainer_config(converted_folder(run, adapter=adapter, emit=silent))
+
+    assert found is not None
+    assert found.name == "alpaca"
+
+
 @pytest.mark.parametrize("adapter", [pytest.param(False, id="base"), pytest.param(True, id="adapter")])
 def test_pickles_are_refused_unless_they_are_allowed(tmp_path: Path, own_cache: Path, adapter: bool) -> None:
     base, lora = write_base(tmp_path / "base"), write_adapter(tmp_path / "lora")
@@ -194,6 +223,12 @@ def test_safetensors_count_where_both_are_there(tmp_path: Path) -> None:
     hostile.write_calling(base / "pytorch_model.bin", "os", "system", "false")
     assert pickles_of(base, adapter=False) == ()
     assert resolve(Typed(base=base)).base == base
+
+
+def test_safetensors_that_hold_no_model_do_not_count(tmp_path: Path) -> None:
+    base = as_pickle(write_base(tmp_path / "base"))
+    (base / "value_head.safetensors").write_bytes(b"")  # of PPO
+    assert pickles_of(base, adapter=False) == ("pytorch_model.bin",)
 
 
 # --- what must not happen -----------------------------------------------------------------------------------------------

@@ -93,7 +93,7 @@ def test_a_pickle_is_not_opened_unless_it_is_allowed(tiny: Callable[[str], Path]
 def test_it_is_no_base(work: Path) -> None:
     with pytest.raises(InputInvalid, match="expected a base") as refused:
         resolve(Typed(base=work / "iter_2.pth", allow_pickle=True))
-    assert f"packager build BASE {work / 'iter_2.pth'} --allow-pickle" in refused.value.hint
+    assert f"packager build BASE {work / 'iter_2.pth'} -o DIR --allow-pickle" in refused.value.hint
 
 
 def test_a_folder_of_xtuners_names_its_newest_save(tiny: Callable[[str], Path], work: Path) -> None:

@@ -29,6 +29,7 @@ from packager.stages.register import RegisterJob, register
 from packager.stages.verify import Verified, VerifyJob, verify
 from tests.made_ggufs import Made, make_ggufs
 from tests.ollama_server import running_ollama
+from tests.peft_adapters import train
 
 NO_GO = TemplateForm(text=None, code="POSITION", reason="not asked for")
 
@@ -372,3 +373,19 @@ def test_a_reference_that_does_not_fit_is_run_from_the_disk_and_the_cost_told_be
     again: list[Event] = []
     assert verify(small, None, emit=again.append).verdict == found
     assert not any(isinstance(event, Noted) for event in again), "what was answered before costs nothing"
+
+
+def test_a_fine_tune_with_another_vocabulary_is_counted_as_it_is(tiny: Callable[[str], Path], tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    base, lora = tiny("qwen2.5"), tmp_path / "grown"
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_tokens(["<|packy|>"], special_tokens=True)
+    train(base, lora, vocab_size=len(tokenizer), r=2, target_modules=["q_proj"])
+    tokenizer.save_pretrained(lora)
+    grown = make_ggufs(base, lora, (Quant.F16,), tmp_path / "out")
+
+    found = verify(job(grown), None, emit=lambda _: None)
+
+    structure = next(check for check in found.verdict.checks if check.name == "structure")
+    assert structure.outcome is Outcome.PASSED, structure.detail
