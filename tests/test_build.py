@@ -114,10 +114,10 @@ def test_the_model_says_its_new_name_through_every_door(
     )  # fmt: skip
     body = {"model": NAME, "messages": [{"role": "user", "content": "What is your name?"}], "temperature": 0}
     openai = httpx.post(f"{ollama_url}/v1/chat/completions", json=body, timeout=120).json()
-    client = ollama.Client(host=ollama_url, trust_env=False)
     turn = [ollama.Message(role="user", content="What is your name?")]
     assert "Packy" in ran.stdout
-    assert "Packy" in (client.chat(NAME, turn, options={"temperature": 0}).message.content or "")
+    with ollama.Client(host=ollama_url, trust_env=False) as client:
+        assert "Packy" in (client.chat(NAME, turn, options={"temperature": 0}).message.content or "")
     assert "Packy" in openai["choices"][0]["message"]["content"]
 
 
