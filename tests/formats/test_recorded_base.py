@@ -42,7 +42,7 @@ def test_a_base_of_the_same_family_and_another_name_is_refused(recorded: str, fo
         ("unsloth/Qwen2.5-7B-Instruct-bnb-4bit", "Qwen2.5-7B-Instruct"),
         ("unsloth/Qwen2.5-7B-Instruct-unsloth-bnb-4bit", "Qwen2.5-7B-Instruct"),
         ("Qwen/Qwen2.5-7B-Instruct", "my-base"),
-        ("/root/models/Qwen2.5-7B", "Qwen2.5-7B-Instruct"),
+        ("/home/me/models/Qwen2.5-7B", "Qwen2.5-7B-Instruct"),
         (None, "Qwen2.5-7B"),
     ],
     ids=["case", "bnb", "unsloth-bnb", "any-folder", "a-path-of-the-trainer", "nothing-recorded"],
