@@ -118,7 +118,7 @@ CASES = {
     "pickle-base": (_pickle_base, 4, ("pytorch_model.bin",)),
     "pickle-adapter": (_pickle_adapter, 4, ("adapter_model.bin",)),
     "auto-map": (_auto_map, 4, ("auto_map", "config.json")),
-    "dora": (_dora, 12, ("DoRA",)),
+    "dora": (_dora, 3, ("use_dora", "has no lora_magnitude_vector for ")),
     "loha": (_loha, 12, ("LOHA",)),
 }
 
