@@ -203,6 +203,12 @@ def test_nothing_in_ollama_is_changed(
     small: Path, plain: Path, known: Callable[..., Reference], doctor: Doctor, ollama_url: str
 ) -> None:
     name = create(ollama_url, "planted", plain, parameters=CONTEXT, system="You are a pirate.")
-    before = httpx.get(f"{ollama_url}/api/tags", trust_env=False).json()
+    before = stored(ollama_url)
     doctor(name, known(small))
-    assert httpx.get(f"{ollama_url}/api/tags", trust_env=False).json() == before
+    assert stored(ollama_url) == before
+
+
+def stored(ollama_url: str) -> dict[str, str]:
+    """The digest of every model's manifest, by its name."""
+    listed = httpx.get(f"{ollama_url}/api/tags", trust_env=False).json()["models"]
+    return {model["name"]: model["digest"] for model in listed}
