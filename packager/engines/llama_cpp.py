@@ -11,7 +11,6 @@ Source: llama-cpp-python 0.3.36, `llama_chat_format.chat_formatter_to_chat_compl
 from __future__ import annotations
 
 import ctypes
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import cache, cached_property
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from packager.artifacts import Conversation, Message
 from packager.codec import Json
+from packager.cores import usable_cores
 from packager.engines.engine import NotSupported
 from packager.errors import InputInvalid, ToolMissing
 from packager.formats.chat_messages import declared_tools, template_messages
@@ -267,7 +267,7 @@ class Embedded:
         library, said = _library(), _quiet()
         if not self._gguf.is_file():
             raise InputInvalid(f"{self._gguf}: no such file")
-        cores = _usable_cores()
+        cores = usable_cores()
         said.clear()
         try:
             return library.Llama(
@@ -331,13 +331,6 @@ def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _text(llama: Any, token: int) -> str:
     return str(llama._model.token_get_text(token)) if token != -1 else ""
-
-
-def _usable_cores() -> int:
-    """Count the cores this process may use; threads beyond them would wait for each other, spinning."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @cache

@@ -145,9 +145,9 @@ class _Pass:
     threads: int | None
 
     def write(self, kept: Kept | None) -> tuple[Gguf, ...]:
+        from packager.cores import usable_cores
         from packager.weights.gguf_metadata import with_template
         from packager.weights.journal import START
-        from packager.weights.memory import usable_cores
         from packager.weights.output_types import output_types
         from packager.weights.stream import BlockStream
         from packager.weights.writing import OutputWriter, Progress, left_or_removed

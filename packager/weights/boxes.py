@@ -29,9 +29,7 @@ def runs(shape: Shape, box: Box) -> Iterator[tuple[int, int]]:
 
     For shape (2, 3) the box ((0, 2), (1, 3)) is the runs (1, 3) and (4, 6).
     """
-    lead = len(shape)
-    while lead and box[lead - 1] == (0, shape[lead - 1]):
-        lead -= 1
+    lead = _lead(shape, box)
     inner = math.prod(shape[lead:])
     if lead == 0:
         yield 0, inner
@@ -47,10 +45,15 @@ def runs(shape: Shape, box: Box) -> Iterator[tuple[int, int]]:
 
 def run_count(shape: Shape, box: Box) -> int:
     """Give how many runs `runs` yields."""
+    return math.prod(sizes(box[: max(0, _lead(shape, box) - 1)]))
+
+
+def _lead(shape: Shape, box: Box) -> int:
+    """Give how many leading dimensions are left when those that the box covers whole are taken from the end."""
     lead = len(shape)
     while lead and box[lead - 1] == (0, shape[lead - 1]):
         lead -= 1
-    return math.prod(sizes(box[: max(0, lead - 1)]))
+    return lead
 
 
 def boxes(shape: Shape, first: int, end: int) -> Iterator[Box]:

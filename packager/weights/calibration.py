@@ -12,7 +12,6 @@ Source:
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from packager.cores import usable_cores
 from packager.errors import InputInvalid, Unsupported
 from packager.events import Advanced, Emit, silent
 from packager.formats.gguf import GgmlType, GgufArray, MetadataEntry, ValueType, header_bytes, padded
@@ -210,7 +210,7 @@ class _Model:
             raise Unsupported(f"{self._gguf.name}: llama.cpp cannot load it", hint="Pass a matrix with --imatrix FILE.")
         context = library.llama_context_default_params()
         context.n_ctx = context.n_batch = context.n_ubatch = CHUNK_TOKENS
-        context.n_threads = context.n_threads_batch = _usable_cores()
+        context.n_threads = context.n_threads_batch = usable_cores()
         context.offload_kqv = context.op_offload = False
         context.cb_eval = self._callback
         self._context = library.llama_init_from_model(self._model, context)
@@ -283,7 +283,3 @@ def _array(tensor: Any, dtype: type[np.float32] | type[np.int32]) -> NDArray[Any
     size = sum((count - 1) * step for count, step in zip(shape, strides, strict=True)) + np.dtype(dtype).itemsize
     buffer = (ctypes.c_char * size).from_address(tensor.data)
     return np.ndarray(shape, dtype=dtype, buffer=buffer, strides=strides)
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

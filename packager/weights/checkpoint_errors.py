@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 import torch
 
 from packager.artifacts import Adapter, Checkpoint, TensorEntry
+from packager.cores import usable_cores
 from packager.evidence import TensorError
 from packager.formats.fine_tuned import fine_tuned
 from packager.formats.gguf import GgmlType
 from packager.weights.block_errors import BlockErrors, Rows, block_errors
-from packager.weights.memory import usable_cores
 from packager.weights.merged import MergedTensors, matrix_shape, row_blocks, single_threaded_torch
 from packager.weights.tensor_errors import TensorComparison
 from packager.weights.tensor_faults import TensorFault, TensorParts, fault_text, tensor_error

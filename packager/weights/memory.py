@@ -6,9 +6,9 @@ Imports nothing heavy. A test holds the estimate against what a process takes.
 from __future__ import annotations
 
 import math
-import os
 
 from packager.artifacts import Checkpoint
+from packager.cores import usable_cores
 
 # Converted bytes that may wait to be written: while the tokenizer is read, this is what the kernels work on.
 BYTES_AHEAD = 96 << 20
@@ -23,13 +23,6 @@ _BYTES_PER_TOKEN = 1_150  # of the vocabulary, read by transformers and written 
 _BYTES_PER_THREAD = 8_000_000  # one block as it is stored, merged, and in every type
 # The converter permutes their q and k, and reads a tokenizer.json in a second way before it finds what it is.
 _LLAMAS = ("LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM")
-
-
-def usable_cores() -> int:
-    """Give the number of processor cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def estimated_peak_memory(base: Checkpoint, output_bytes: int) -> int:

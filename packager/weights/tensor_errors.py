@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from packager.artifacts import Adapter, Checkpoint
+from packager.cores import usable_cores
 from packager.durable import disk_errors
 from packager.errors import InputInvalid
 from packager.events import Advanced, Emit, silent
@@ -30,7 +31,6 @@ from packager.weights.block_errors import BlockErrors, Floats, Rows, block_error
 from packager.weights.converter import Conversion, ConvertedTensor
 from packager.weights.importance import Importance, RowImportance, importance_for
 from packager.weights.kernels import can_round, convert_rows, is_coarse, read_rows
-from packager.weights.memory import usable_cores
 from packager.weights.merged import MergedTensors, byte_view, matrix_shape, row_blocks, single_threaded_torch
 from packager.weights.stream import RowReader, row_reader
 from packager.weights.tensor_faults import TensorFault, TensorParts, fault_text, tensor_error

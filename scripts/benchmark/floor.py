@@ -20,9 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from packager.codec import decode, encode
+from packager.cores import usable_cores
 from packager.formats.gguf import GGML_TYPE_SIZES, GgmlType
 from packager.weights.llama_library import LlamaLibrary, llama_library
-from packager.weights.memory import usable_cores
 from scripts.benchmark.conversions import FloorCost, Work
 
 _POOL_ELEMENTS = 1 << 24

@@ -68,14 +68,10 @@ def _side(result: SizeResult, title: str, side: Callable[[Round], Cost | None]) 
 
         return result.median(of_run)
 
-    seconds = median(lambda cost: cost.seconds)
+    time, _ = _costs(side)
+    seconds = result.median(time)
     if seconds is None:
         return (title, "not measured", *[""] * (len(_HEAD) - 2))
-
-    def time(run: Round) -> float | None:
-        cost = side(run)
-        return cost.seconds if cost is not None else None
-
     return (
         title,
         _seconds(seconds),

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from packager.codec import decode, pretty_json
+from packager.cores import usable_cores
 from scripts.benchmark.conversions import FloorCost
 from scripts.benchmark.process_tree import Cost
 
@@ -100,7 +101,7 @@ def this_machine() -> Machine:
     named = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return Machine(
         processor=named[0].partition(":")[2].strip() if named else platform.machine(),
-        cores=len(os.sched_getaffinity(0)),
+        cores=usable_cores(),
         memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from packager.cores import usable_cores
 from packager.formats.checkpoint import read_checkpoint
 from packager.quants import DEFAULT_QUANTS
 from packager.stages.weights import estimate
-from packager.weights.memory import BYTES_AHEAD, CACHE_BYTES, estimated_peak_memory, usable_cores
+from packager.weights.memory import BYTES_AHEAD, CACHE_BYTES, estimated_peak_memory
 
 CHILD = """
 import sys
